@@ -1,0 +1,54 @@
+# Never calls sudo or a package manager of the system; .ci/run does that for CI.
+#   make setup PIP_ARGS='--extra-index-url ...'   options for pip, e.g. the index of CPU builds of torch
+#   make setup PYTHON=/path/to/python3.11         another interpreter
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test acceptance lint bench rl-demo gpu-check gpu-bench clean
+
+SHELL := /bin/bash
+VENV := .venv
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.ready
+PIP_ARGS ?=
+PYTHON ?=
+PYTEST_ARGS ?=
+export OMP_NUM_THREADS ?= 1
+
+help:
+	@echo "make setup | quickstart | test | acceptance | lint | bench | rl-demo | gpu-check | gpu-bench | clean"
+
+setup: $(STAMP)
+
+$(STAMP): requirements/lock.txt setup.py
+	@tools/setup_environment.sh "$(VENV)" "$(PYTHON)" $(PIP_ARGS)
+	@touch $@
+
+quickstart: setup
+	$(RUN) examples/tiny/quickstart.py
+
+test: setup
+	$(RUN) -m pytest tests/unit tests/parallel tests/system -m "not slow and not acceptance" -rs $(PYTEST_ARGS)
+
+acceptance: setup
+	$(RUN) tests/acceptance/run.py
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/codespell
+
+bench: setup
+	$(RUN) benchmarks/run.py
+
+gpu-check: setup
+	$(RUN) -m pytest tests/gpu -m gpu -rs $(PYTEST_ARGS)
+
+rl-demo:
+	@echo "make rl-demo comes with the reinforcement learning stage, which is not in this version." >&2; exit 2
+
+gpu-bench:
+	@echo "make gpu-bench comes with the GPU benchmarks, which are not in this version; make bench runs on the CPU." >&2; exit 2
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

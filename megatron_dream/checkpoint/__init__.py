@@ -1,0 +1,1 @@
+"""Checkpoints: megatron-core's distributed format plus megatron_dream.json, complete or not there."""

@@ -1,0 +1,79 @@
+"""What goes into a checkpoint: sharded state dicts of model and optimizer.
+
+Three faults of megatron-core 0.16's distributed optimizer around torch's Adam (no Transformer Engine, no
+apex) are mended here: a fresh one has no state to load into, and after a load all parameters share one
+``step`` tensor, which would then advance once a parameter.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..parallel import Ranks
+
+LARGE_MODEL_PARAMETERS = 1_000_000_000
+
+
+def unwrap(model: Any) -> Any:
+    """The GPTModel inside data-parallel and mixed-precision wrappers."""
+    while hasattr(model, "module"):
+        model = model.module
+    return model
+
+
+def choose_optimizer_format(requested: str, chunks: list[Any], ranks: Ranks) -> str:
+    """``fully_reshardable`` for small models, ``dp_reshardable`` above a billion parameters.
+
+    The first gathers the whole optimizer on data-parallel ranks and loads on any layout; the second
+    writes each rank's shard as it is and lets only the data-parallel size change.
+    """
+    if requested != "auto":
+        return requested
+    local = sum(p.numel() for chunk in chunks for p in unwrap(chunk).parameters())
+    whole = local * ranks.tp_size * ranks.pp_size
+    return "dp_reshardable" if whole > LARGE_MODEL_PARAMETERS else "fully_reshardable"
+
+
+def sharding_options(optimizer_format: str, ranks: Ranks) -> dict[str, Any]:
+    """The options that megatron-core's ``sharded_state_dict`` methods take."""
+    return {
+        "distrib_optim_sharding_type": optimizer_format,
+        "chained_optim_avoid_prefix": True,
+        "dp_cp_group": ranks.dp_cp_group,
+    }
+
+
+def model_state(chunks: list[Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Sharded state dict of all model chunks; layers are named by their global number."""
+    states = [unwrap(chunk).sharded_state_dict(metadata=options) for chunk in chunks]
+    if len(states) == 1:
+        return {"model": states[0]}
+    return {f"model{index}": state for index, state in enumerate(states)}
+
+
+def load_model_state(chunks: list[Any], loaded: dict[str, Any]) -> None:
+    """Put what ``dist_checkpointing.load`` returned into the model chunks."""
+    for index, chunk in enumerate(chunks):
+        key = "model" if len(chunks) == 1 else f"model{index}"
+        unwrap(chunk).load_state_dict(loaded[key], strict=True)
+
+
+def _inner_optimizers(optimizer: Any) -> list[Any]:
+    return list(getattr(optimizer, "chained_optimizers", [optimizer]))
+
+
+def prepare_for_loading(optimizer: Any) -> None:
+    """Give fresh optimizers a state whose tensors the load can fill."""
+    for inner in _inner_optimizers(optimizer):
+        if len(inner.optimizer.state) == 0:
+            inner._init_optimizer_states_with_dummy_values()
+
+
+def separate_step_counters(optimizer: Any) -> None:
+    """Give every parameter a ``step`` tensor of its own."""
+    for inner in _inner_optimizers(optimizer):
+        for state in inner.optimizer.state.values():
+            if isinstance(state.get("step"), torch.Tensor):
+                state["step"] = state["step"].clone()

@@ -1,0 +1,344 @@
+"""The command line: parses, calls one function, no logic.
+
+Each handler imports what it calls, so that ``--help`` and ``doctor`` start at once and an absent
+optional package matters only to the verb that needs it. Exit codes: 0 done, 1 ran and found a
+difference, 2 bad input or configuration, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from megatron_dream import __version__
+from megatron_dream.errors import ConfigError, UserError
+
+Handler = Callable[[argparse.Namespace], int | None]
+
+PROGRAM = "megatron-dream"
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+_STANDALONE = ("megatron_dream.diffusion", "megatron_dream.sampling", "megatron_dream.sandbox")
+_PATH_ERRORS = (
+    FileExistsError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
+_OVERRIDE = re.compile(r"--([A-Za-z_]\w*(?:\.\w+)+)(?:=(.*))?", re.DOTALL)
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that reports like every other error of ours."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Args:
+        argv: words after the program's name; None takes the process's own.
+
+    Returns:
+        The exit code.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        options = _parse(words)
+        code = options.handler(options)
+        return code if type(code) is int else 0
+    except UserError as error:
+        _report(error)
+        return error.exit_code
+    except ValueError as error:
+        # sampling imports nothing of the package, so its refusals are ValueErrors of one sentence
+        if not _is_refusal(error):
+            raise
+        _report(error)
+        return EXIT_BAD_INPUT
+    except _PATH_ERRORS as error:
+        _report(UserError(f"{error.filename}: {error.strerror}; check the path and its rights."))
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # as `| head` leaves it
+        return 0
+
+
+def _report(error: Exception) -> None:
+    """Print an error; one that every rank of a launch has alike is printed by rank 0 alone."""
+    rank = os.environ.get("RANK", "0")
+    if rank != "0" and isinstance(error, ConfigError):
+        return
+    who = "" if rank == "0" else f"rank {rank}: "
+    print(f"error: {who}{error}", file=sys.stderr)
+
+
+def _is_refusal(error: ValueError) -> bool:
+    """Whether the error was raised by one of the modules that stand alone, not by a bug elsewhere."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
+    return module.startswith(_STANDALONE)
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    parser, leaves = build_parser()
+    names_verb = bool(words) and not words[0].startswith("-")
+    leaf = _leaf(words, leaves) if names_verb else parser
+    overrides: list[tuple[str, str]] = []
+    if leaf is not None and leaf.get_default("takes_overrides"):
+        words, overrides = split_overrides(words)
+    if leaf is not None:
+        _refuse_unknown_flags(words, leaf)
+    options = parser.parse_args(words)
+    options.overrides = overrides
+    return options
+
+
+def split_overrides(words: Iterable[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Take ``--section.field value`` and ``--section.field=value`` out of a command line.
+
+    Returns:
+        The other words, and the pairs of dotted path and text, both in order.
+
+    Raises:
+        ConfigError: a field stands without a value.
+    """
+    rest: list[str] = []
+    overrides: list[tuple[str, str]] = []
+    iterator = iter(words)
+    for word in iterator:
+        match = _OVERRIDE.fullmatch(word)
+        if match is None:
+            rest.append(word)
+            continue
+        name, value = match.groups()
+        value = next(iterator, None) if value is None else value
+        if value is None or (value.startswith("--") and " " not in value):
+            raise ConfigError(f"--{name}: the value is missing; write --{name} VALUE.")
+        overrides.append((name, value))
+    return rest, overrides
+
+
+def _leaf(words: list[str], leaves: dict[str, _Parser]) -> _Parser | None:
+    """Parser of the verb that ``words`` begin with; None where help is asked of a group of verbs."""
+    verb = words[0]
+    group = [name for name in leaves if name.startswith(f"{verb} ")]
+    if group:
+        if len(words) == 1 or words[1].startswith("-"):
+            return None
+        verb = f"{verb} {words[1]}"
+    if verb in leaves:
+        return leaves[verb]
+    guess = difflib.get_close_matches(verb, leaves, n=1, cutoff=0.0)[0]
+    raise ConfigError(f"{verb!r} is not a command; the nearest one is {PROGRAM} {guess}.")
+
+
+def _refuse_unknown_flags(words: list[str], leaf: _Parser) -> None:
+    known = [flag for flag in leaf._option_string_actions if flag.startswith("--")]
+    for word in words:
+        flag = word.split("=", 1)[0]
+        if not flag.startswith("--") or flag == "--" or " " in flag or flag in known:
+            continue
+        guess = difflib.get_close_matches(flag, known, n=1, cutoff=0.0)[0]
+        raise ConfigError(
+            f"{flag} is not a flag of {leaf.prog}; the nearest one is {guess} (text that begins "
+            "with -- is given as --flag=text)."
+        )
+
+
+def build_parser() -> tuple[_Parser, dict[str, _Parser]]:
+    """The whole command line, and the parser of each verb by name."""
+    parser = _Parser(prog=PROGRAM, description="From raw text to a diffusion language model.")
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    verbs = parser.add_subparsers(metavar="COMMAND", required=True)
+    leaves: dict[str, _Parser] = {}
+    for name, (handler, fill, help_text) in VERBS.items():
+        leaves[name] = _add_verb(verbs, name, help_text)
+        fill(leaves[name])
+        leaves[name].set_defaults(handler=handler)
+    tokenizer = verbs.add_parser("tokenizer", help="train a tokenizer", allow_abbrev=False)
+    inner = tokenizer.add_subparsers(metavar="COMMAND", required=True)
+    train = _add_verb(inner, "train", "train a SentencePiece BPE tokenizer with byte fallback")
+    _fill_tokenizer_train(train)
+    train.set_defaults(handler=_tokenizer_train)
+    leaves["tokenizer train"] = train
+    return parser, leaves
+
+
+def _add_verb(verbs: argparse._SubParsersAction[_Parser], name: str, text: str) -> _Parser:
+    return verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from megatron_dream.doctor import run_doctor
+
+    return run_doctor(as_json=options.json)
+
+
+def _fill_doctor(parser: _Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _tokenizer_train(options: argparse.Namespace) -> None:
+    from megatron_dream.tokenizer.train import train_sentencepiece
+
+    train_sentencepiece(options.input, vocab_size=options.vocab_size, output=options.output)
+
+
+def _fill_tokenizer_train(parser: _Parser) -> None:
+    parser.add_argument("--input", type=Path, nargs="+", required=True, metavar="PATH")
+    parser.add_argument("--vocab-size", type=int, required=True, metavar="N")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.model")
+
+
+def _preprocess(options: argparse.Namespace) -> None:
+    from megatron_dream.data.preprocess import preprocess
+
+    preprocess(
+        options.input,
+        options.output_prefix,
+        options.tokenizer,
+        json_key=options.json_key,
+        append_eod=options.append_eod,
+        workers=options.workers,
+    )
+
+
+def _fill_preprocess(parser: _Parser) -> None:
+    parser.add_argument("--input", type=Path, nargs="+", required=True, metavar="PATH")
+    parser.add_argument("--output-prefix", type=Path, required=True, metavar="P")
+    parser.add_argument("--tokenizer", type=Path, required=True, metavar="FOLDER_OR_MODEL")
+    parser.add_argument("--json-key", default="text", help="field that holds the text (text)")
+    parser.add_argument("--append-eod", action="store_true", help="end each document with EOD")
+    parser.add_argument("--workers", type=int, default=1, metavar="N")
+
+
+def _pretrain(options: argparse.Namespace) -> int | None:
+    from megatron_dream.config.load import load_config, to_yaml
+
+    config = load_config(options.config, options.overrides)
+    if options.print_config:
+        print(to_yaml(config), end="")
+        return 0
+    from megatron_dream.training.run import pretrain
+
+    return pretrain(config, dry_run=options.dry_run)
+
+
+def _fill_pretrain(parser: _Parser) -> None:
+    parser.set_defaults(takes_overrides=True)
+    parser.epilog = "Any field of the configuration: --section.field VALUE (docs/configuration.md)."
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE.yaml")
+    parser.add_argument("--dry-run", type=int, metavar="N", help="run N steps, write no checkpoint")
+    parser.add_argument("--print-config", action="store_true", help="print it resolved, and stop")
+
+
+def _status(options: argparse.Namespace) -> int | None:
+    from megatron_dream.training.status import run_status
+
+    return run_status(options.run)
+
+
+def _fill_status(parser: _Parser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
+
+
+def _import_hf(options: argparse.Namespace) -> None:
+    from megatron_dream.hf import import_hf
+
+    import_hf(options.folder, options.checkpoint, tp=options.tp, pp=options.pp)
+
+
+def _fill_import_hf(parser: _Parser) -> None:
+    parser.add_argument("folder", type=Path, metavar="HF_FOLDER")
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    parser.add_argument("--tp", type=int, default=1, metavar="N")
+    parser.add_argument("--pp", type=int, default=1, metavar="N")
+
+
+def _export_hf(options: argparse.Namespace) -> None:
+    from megatron_dream.hf import export_hf
+
+    export_hf(options.checkpoint, options.folder, tokenizer=options.tokenizer)
+
+
+def _fill_export_hf(parser: _Parser) -> None:
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    parser.add_argument("folder", type=Path, metavar="HF_FOLDER")
+    parser.add_argument("--tokenizer", type=Path, metavar="PATH")
+
+
+def _verify_export(options: argparse.Namespace) -> int | None:
+    from megatron_dream.hf import verify_export
+
+    return verify_export(options.folder, options.against)
+
+
+def _fill_verify_export(parser: _Parser) -> None:
+    parser.add_argument("folder", type=Path, metavar="HF_FOLDER")
+    parser.add_argument("--against", type=Path, required=True, metavar="CHECKPOINT")
+
+
+def _reshard(options: argparse.Namespace) -> None:
+    from megatron_dream.checkpoint.reshard import reshard
+
+    reshard(options.checkpoint, options.out, tp=options.tp, pp=options.pp)
+
+
+def _fill_reshard(parser: _Parser) -> None:
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument("--tp", type=int, required=True, metavar="N")
+    parser.add_argument("--pp", type=int, required=True, metavar="N")
+
+
+def _sample(options: argparse.Namespace) -> int | None:
+    from megatron_dream.evaluation.sample_command import run_sample
+
+    given = {k: v for k, v in vars(options).items() if k not in ("handler", "overrides")}
+    return run_sample(**given)
+
+
+def _fill_sample(parser: _Parser) -> None:
+    # SUPPRESS: what is not given is not passed on, so defaults stay in one place, the sampler's
+    parser.argument_default = argparse.SUPPRESS
+    parser.add_argument("model", metavar="MODEL", type=Path, help="exported folder or checkpoint")
+    prompt = parser.add_mutually_exclusive_group(required=True)
+    prompt.add_argument("--prompt", metavar="TEXT")
+    prompt.add_argument("--prompt-file", type=Path, metavar="F")
+    prompt.add_argument("--jsonl", type=Path, metavar="F", help="one object with prompt a line")
+    for flag in ("--max-new-tokens", "--steps", "--top-k", "--block-length", "--seed"):
+        parser.add_argument(flag, type=int, metavar="N")
+    for flag in ("--temperature", "--top-p", "--alg-temp", "--pad-penalty", "--threshold"):
+        parser.add_argument(flag, type=float, metavar="X")
+    parser.add_argument("--alg", metavar="A", help="order in which tokens open (docs/sampling.md)")
+    parser.add_argument("--cache", choices=("none", "prefix", "dual"))
+    parser.add_argument("--output", type=Path, metavar="F.jsonl")
+    parser.add_argument("--page", type=Path, metavar="F.html", help="a page that plays the decoding")
+
+
+VERBS: dict[str, tuple[Handler, Callable[[_Parser], None], str]] = {
+    "doctor": (_doctor, _fill_doctor, "show what is installed and what it enables"),
+    "preprocess": (_preprocess, _fill_preprocess, "turn text into .bin/.idx token files"),
+    "pretrain": (_pretrain, _fill_pretrain, "train, objective ar or diffusion"),
+    "status": (_status, _fill_status, "show step, time left, last checkpoint and fault of a run"),
+    "import-hf": (_import_hf, _fill_import_hf, "turn a Hugging Face folder into a checkpoint"),
+    "export-hf": (_export_hf, _fill_export_hf, "turn a checkpoint into a Hugging Face folder"),
+    "verify-export": (_verify_export, _fill_verify_export, "compare an export with its checkpoint"),
+    "reshard": (_reshard, _fill_reshard, "rewrite a checkpoint for other TP and PP"),
+    "sample": (_sample, _fill_sample, "complete prompts, and show the order of the tokens"),
+}

@@ -1,0 +1,1 @@
+"""Typed configuration: dataclasses, YAML files with positions in their errors, dotted overrides."""

@@ -1,0 +1,187 @@
+"""The parallel layout of a run as one equation, and the refusal of layouts that compute wrongly.
+
+world size = TP x PP x CP x DP and global batch = micro batch x DP x accumulation, with every operand
+printed. TP splits heads and vocabulary, PP layers (VP chunks of them a rank), CP the sequence in
+2 x CP zigzag chunks, sequence parallelism (SP) the sequence over the TP group between its layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron_dream.config.presets import resolve_model
+from megatron_dream.config.schema import ModelConfig, RunConfig
+from megatron_dream.errors import LayoutError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Sizes of the process groups and of the batch. All are whole and fit together."""
+
+    world_size: int
+    tp: int
+    pp: int
+    vp: int  # model chunks a pipeline rank; 1 without interleaving
+    cp: int
+    dp: int
+    micro_batch_size: int
+    global_batch_size: int
+    num_microbatches: int  # accumulation: micro-batches a data-parallel rank and step
+
+    def equation(self) -> str:
+        """Both equations with every operand, in one line."""
+        chunks = f" (x VP {self.vp} chunks)" if self.vp > 1 else ""
+        return (
+            f"world size {self.world_size} = TP {self.tp} x PP {self.pp}{chunks} x CP {self.cp} x "
+            f"DP {self.dp}; global batch {self.global_batch_size} = micro batch "
+            f"{self.micro_batch_size} x DP {self.dp} x accumulation {self.num_microbatches}"
+        )
+
+
+def resolve_layout(config: RunConfig, world_size: int) -> Layout:
+    """Compute DP and accumulation for ``world_size`` processes and check the layout.
+
+    Args:
+        config: the run; the model may still name a preset.
+        world_size: number of processes, one a device.
+
+    Raises:
+        LayoutError: the layout does not divide, or the engine would compute wrong numbers on it;
+            the sentence holds the equation.
+        ConfigError: the model's shape is incomplete.
+    """
+    layout = _divide(config, world_size)
+    model = resolve_model(config.model)
+    problem = (
+        _pipeline_problem(layout, config, model)
+        or _tensor_problem(layout, config, model)
+        or _sequence_problem(layout, config, model)
+        or _engine_problem(layout, config)
+    )
+    if problem:
+        raise LayoutError(f"{problem} [{layout.equation()}].")
+    return layout
+
+
+def _divide(config: RunConfig, world_size: int) -> Layout:
+    parallel, training = config.parallel, config.training
+    tp = parallel.tensor_model_parallel_size
+    pp = parallel.pipeline_model_parallel_size
+    cp = parallel.context_parallel_size
+    vp = parallel.virtual_pipeline_model_parallel_size or 1
+    micro, batch = training.micro_batch_size, training.global_batch_size
+    for name, value in (("TP", tp), ("PP", pp), ("CP", cp), ("VP", vp)):
+        if value < 1:
+            raise LayoutError(f"parallel: {name} is {value}; every size must be at least 1.")
+    if micro < 1 or batch < 1:
+        raise LayoutError(f"training: micro batch {micro} or global batch {batch} is below 1.")
+    world = f"world size {world_size} = TP {tp} x PP {pp} x CP {cp} x DP"
+    if world_size < 1 or world_size % (tp * pp * cp):
+        raise LayoutError(
+            f"parallel: {world} {world_size}/{tp * pp * cp} is not whole; start a multiple of "
+            f"{tp * pp * cp} processes or change the sizes."
+        )
+    dp = world_size // (tp * pp * cp)
+    if batch % (micro * dp):
+        raise LayoutError(
+            f"training.global_batch_size: {world} {dp}; global batch {batch} = micro batch {micro} "
+            f"x DP {dp} x accumulation {batch}/{micro * dp} is not whole; make it a multiple of "
+            f"{micro * dp}."
+        )
+    return Layout(world_size, tp, pp, vp, cp, dp, micro, batch, batch // (micro * dp))
+
+
+def _pipeline_problem(layout: Layout, config: RunConfig, model: ModelConfig) -> str | None:
+    vp_field = "parallel.virtual_pipeline_model_parallel_size"
+    is_interleaved = config.parallel.virtual_pipeline_model_parallel_size is not None
+    if is_interleaved and layout.pp == 1:
+        return f"{vp_field} is set without a pipeline; leave it out or give PP at least 2"
+    if is_interleaved and layout.vp == 1:
+        return f"{vp_field} is 1, which interleaves nothing; leave it out or give at least 2"
+    chunks = layout.pp * layout.vp
+    if model.num_layers % chunks:
+        return (
+            f"model.num_layers {model.num_layers} is not divisible by PP {layout.pp} x VP "
+            f"{layout.vp} = {chunks}; choose sizes that divide it"
+        )
+    if is_interleaved and layout.num_microbatches % layout.pp:
+        return (
+            f"the interleaved pipeline needs an accumulation divisible by PP {layout.pp}, it is "
+            f"{layout.num_microbatches}; change training.global_batch_size or the micro batch"
+        )
+    return None
+
+
+def _tensor_problem(layout: Layout, config: RunConfig, model: ModelConfig) -> str | None:
+    if model.hidden_size % model.num_attention_heads:
+        return (
+            f"model.hidden_size {model.hidden_size} is not divisible by model.num_attention_heads "
+            f"{model.num_attention_heads}; change one of them"
+        )
+    if model.num_attention_heads % model.num_query_groups:
+        return (
+            f"model.num_attention_heads {model.num_attention_heads} is not divisible by "
+            f"model.num_query_groups {model.num_query_groups}; change one of them"
+        )
+    if (model.hidden_size // model.num_attention_heads) % 2:
+        return "the size of a head is odd, and rotary positions turn pairs; change model.hidden_size"
+    for name in ("num_attention_heads", "num_query_groups", "ffn_hidden_size"):
+        value = getattr(model, name)
+        if value % layout.tp:
+            return (
+                f"model.{name} {value} is not divisible by TP {layout.tp}; choose a "
+                "parallel.tensor_model_parallel_size that divides it"
+            )
+    if config.parallel.sequence_parallel and layout.tp == 1:
+        return (
+            "parallel.sequence_parallel splits over the TP group, and TP is 1; set it to false or "
+            "parallel.tensor_model_parallel_size to 2 or more"
+        )
+    return None
+
+
+def _sequence_problem(layout: Layout, config: RunConfig, model: ModelConfig) -> str | None:
+    length = config.data.sequence_length
+    if length > model.max_position_embeddings:
+        return (
+            f"data.sequence_length {length} is over model.max_position_embeddings "
+            f"{model.max_position_embeddings}; shorten the rows or raise the model's limit"
+        )
+    factors = [f"SP over TP {layout.tp}"] if config.parallel.sequence_parallel else []
+    factors += [f"2 x CP {layout.cp}"] if layout.cp > 1 else []
+    unit = layout.tp if config.parallel.sequence_parallel else 1
+    unit *= 2 * layout.cp if layout.cp > 1 else 1
+    if length % unit:
+        return (
+            f"data.sequence_length {length} is not divisible by {unit} ({' x '.join(factors)}); "
+            f"{length // unit * unit or unit} would do"
+        )
+    return None
+
+
+def _engine_problem(layout: Layout, config: RunConfig) -> str | None:
+    """What megatron-core takes without a word and does not compute, or raises on one rank only."""
+    parallel = config.parallel
+    if parallel.overlap_param_gather and not parallel.use_distributed_optimizer:
+        return (
+            "parallel.overlap_param_gather needs parallel.use_distributed_optimizer; turn the first "
+            "off or the second on"
+        )
+    if parallel.overlap_param_gather and not parallel.overlap_grad_reduce:
+        return (
+            "parallel.overlap_param_gather needs parallel.overlap_grad_reduce; turn the first off "
+            "or the second on"
+        )
+    is_fused = config.model.layer_spec == "transformer_engine"
+    if is_fused and config.data.document_masks and layout.cp > 1:
+        return (
+            "Transformer Engine under CP needs every document to be a multiple of 2 x CP tokens, "
+            "which data.document_masks does not give; use model.layer_spec: local or CP 1"
+        )
+    wants_shards = config.checkpoint.optimizer_format == "dp_reshardable"
+    if wants_shards and not parallel.use_distributed_optimizer:
+        return (
+            "checkpoint.optimizer_format: dp_reshardable needs parallel.use_distributed_optimizer; "
+            "use auto or turn it on"
+        )
+    return None

@@ -1,0 +1,172 @@
+"""Every configuration field of a training run, with its type, default and unit.
+
+A field that is not here does not exist: ``load.py`` refuses unknown names. Values that Megatron-LM's
+``arguments.py`` would set silently are fields too; docs/configuration.md compares the defaults.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Objective = Literal["diffusion", "ar"]
+WeightName = Literal["inverse_t", "linear", "uniform", "cart"]
+
+
+@dataclass
+class ModelConfig:
+    """Shape of the transformer (Qwen2 family). ``preset`` fills whatever is not given."""
+
+    preset: str | None = None  # a name of presets.py
+    num_layers: int = 0
+    hidden_size: int = 0
+    num_attention_heads: int = 0
+    num_query_groups: int = 0  # KV heads
+    ffn_hidden_size: int = 0
+    vocab_size: int = 0  # rows of the table; 0: the tokenizer's
+    max_position_embeddings: int = 32768
+    norm_epsilon: float = 1e-6
+    rotary_base: float = 1e6
+    add_qkv_bias: bool = True
+    tie_word_embeddings: bool = False
+    init_method_std: float = 0.02
+    attention_dropout: float = 0.0
+    hidden_dropout: float = 0.0
+    layer_spec: Literal["auto", "local", "transformer_engine"] = "auto"
+    head_chunk_rows: int = 256  # rows of logits alive at once in training
+
+
+@dataclass
+class TokenizerConfig:
+    """Which tokenizer; the same path as given to preprocess."""
+
+    path: str | None = None  # SentencePiece .model or folder with tokenizer.json
+
+
+@dataclass
+class ParallelConfig:
+    """Layout of the processes and how they talk. Names are megatron-core's."""
+
+    tensor_model_parallel_size: int = 1
+    pipeline_model_parallel_size: int = 1
+    virtual_pipeline_model_parallel_size: int | None = None  # model chunks a pipeline rank
+    context_parallel_size: int = 1
+    sequence_parallel: bool = False
+    use_distributed_optimizer: bool = True
+    grad_reduce_in_fp32: bool = True
+    overlap_grad_reduce: bool = False
+    overlap_param_gather: bool = False
+    bucket_size: int | None = None  # parameters; None: max(40e6, 1e6 x DP)
+    distributed_timeout_minutes: float = 10.0
+
+
+@dataclass
+class SourceConfig:
+    """One corpus of a blend."""
+
+    prefix: str = ""  # path of .bin/.idx without the ending
+    weight: float = 1.0
+    name: str | None = None  # for reports; default: the prefix's last part
+
+
+@dataclass
+class DataConfig:
+    """Token data and how rows are cut from it."""
+
+    train: list[SourceConfig] = field(default_factory=list)
+    valid: list[SourceConfig] = field(default_factory=list)  # empty: no validation
+    sequence_length: int = 2048
+    bos_per_sample: bool = True
+    document_masks: bool = False  # attention and shift stay inside a document
+    random_length: float = 0.0  # share of rows cut to a random length (LLaDA 0.01)
+    seed: int = 1234  # order of documents and rows, and noise
+    num_workers: int = 2  # loader processes a reading rank; 0: in the training process
+    cache_folder: str | None = None  # indices; default: beside the first prefix
+
+
+@dataclass
+class DiffusionConfig:
+    """The objective, SPEC 1 to 3."""
+
+    objective: Objective = "diffusion"
+    weight: WeightName = "cart"
+    cart_p: float = 0.1
+    normalize_weight: bool = True
+    denominator: Literal["masked_tokens", "maskable_tokens"] = "masked_tokens"
+    t_min: float = 1e-3
+    low_discrepancy: bool = True
+    complementary: bool = False
+    attention: Literal["full", "anneal"] = "full"
+    anneal_steps: int = 0  # for attention: anneal
+
+
+@dataclass
+class OptimizerConfig:
+    """Optimizer and schedules."""
+
+    optimizer: Literal["adam", "sgd"] = "adam"
+    lr: float = 1e-5
+    min_lr_ratio: float = 0.1  # final lr / lr
+    lr_decay_style: Literal["cosine", "linear", "constant"] = "cosine"
+    lr_warmup_fraction: float = 0.01  # of train_steps
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.95
+    adam_eps: float = 1e-8
+    sgd_momentum: float = 0.9
+    weight_decay: float = 0.1  # not on norms and biases
+    clip_grad: float = 1.0  # 0: no clipping
+
+
+@dataclass
+class TrainingConfig:
+    """How long, how much at a time, and in what precision."""
+
+    train_steps: int = 0
+    micro_batch_size: int = 1
+    global_batch_size: int = 1
+    precision: Literal["fp32", "bf16"] = "bf16"
+    seed: int = 1234  # initial weights, dropout
+    recompute: Literal["none", "selective", "full"] = "none"
+    recompute_num_layers: int = 1
+    eval_interval: int = 0  # steps; 0: never
+    eval_samples: int = 64
+    deterministic: bool = False
+
+
+@dataclass
+class CheckpointConfig:
+    """Where a run lives and what it starts from."""
+
+    run_folder: str = ""  # everything the run writes
+    init_from: str | None = None  # checkpoint whose weights to start from; optimizer and position are new
+    init_override: bool = False  # start from other shift, mask id or tokenizer than init_from's
+    save_interval: int = 0  # steps; 0: at the end only
+    keep_last: int = 2
+    async_save: bool = False
+    optimizer_format: Literal["auto", "fully_reshardable", "dp_reshardable"] = "auto"
+    export_interval: int = 0  # steps between Hugging Face exports; 0: never
+
+
+@dataclass
+class LoggingConfig:
+    """What is reported, and where."""
+
+    interval: int = 1  # steps
+    plain_interval_seconds: float = 30.0  # without a terminal
+    tensorboard: bool = False
+    wandb_project: str | None = None  # needs the wandb package; key from WANDB_API_KEY
+
+
+@dataclass
+class RunConfig:
+    """One stage of one run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)

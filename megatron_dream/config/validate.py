@@ -1,0 +1,177 @@
+"""Check a configuration before anything starts: ranges of numbers, and fields that need one another.
+
+What depends on the number of processes is in ``layout.py``. Every error is one sentence that names
+the field and says what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from megatron_dream.config.convert import nearest
+from megatron_dream.config.schema import RunConfig, SourceConfig
+from megatron_dream.errors import ConfigError
+
+STAGES = ("pretrain",)
+
+
+@dataclass(frozen=True)
+class Range:
+    """Values a number may have; ``words`` completes "must be ..."."""
+
+    words: str
+    holds: Callable[[float], bool]
+
+
+POSITIVE = Range("above 0", lambda x: x > 0)
+NOT_NEGATIVE = Range("0 or more", lambda x: x >= 0)
+SHARE = Range("between 0 and 1", lambda x: 0 <= x <= 1)
+SHARE_BELOW_ONE = Range("at least 0 and below 1", lambda x: 0 <= x < 1)
+SHARE_ABOVE_ZERO = Range("above 0 and at most 1", lambda x: 0 < x <= 1)
+OPEN_SHARE = Range("above 0 and below 1", lambda x: 0 < x < 1)
+AT_LEAST_TWO = Range("2 or more", lambda x: x >= 2)
+SEED = Range("0 or more and below 2**63", lambda x: 0 <= x < 2**63)
+ENGINE_SEED = Range("0 or more and below 2**31", lambda x: 0 <= x < 2**31)
+
+RANGES = MappingProxyType(
+    {
+        "model.num_layers": NOT_NEGATIVE,  # 0: filled by the preset or the checkpoint
+        "model.hidden_size": NOT_NEGATIVE,
+        "model.num_attention_heads": NOT_NEGATIVE,
+        "model.num_query_groups": NOT_NEGATIVE,
+        "model.ffn_hidden_size": NOT_NEGATIVE,
+        "model.vocab_size": NOT_NEGATIVE,
+        "model.max_position_embeddings": POSITIVE,
+        "model.norm_epsilon": POSITIVE,
+        "model.rotary_base": POSITIVE,
+        "model.init_method_std": POSITIVE,
+        "model.attention_dropout": SHARE_BELOW_ONE,
+        "model.hidden_dropout": SHARE_BELOW_ONE,
+        "model.head_chunk_rows": POSITIVE,
+        "parallel.tensor_model_parallel_size": POSITIVE,
+        "parallel.pipeline_model_parallel_size": POSITIVE,
+        "parallel.virtual_pipeline_model_parallel_size": POSITIVE,
+        "parallel.context_parallel_size": POSITIVE,
+        "parallel.bucket_size": POSITIVE,
+        "parallel.distributed_timeout_minutes": POSITIVE,
+        "data.sequence_length": AT_LEAST_TWO,
+        "data.random_length": SHARE,
+        "data.seed": SEED,
+        "data.num_workers": NOT_NEGATIVE,
+        "diffusion.cart_p": SHARE_ABOVE_ZERO,
+        "diffusion.t_min": OPEN_SHARE,
+        "diffusion.anneal_steps": NOT_NEGATIVE,
+        "optimizer.lr": POSITIVE,
+        "optimizer.min_lr_ratio": SHARE,
+        "optimizer.lr_warmup_fraction": SHARE_BELOW_ONE,
+        "optimizer.adam_beta1": SHARE_BELOW_ONE,
+        "optimizer.adam_beta2": SHARE_BELOW_ONE,
+        "optimizer.adam_eps": POSITIVE,
+        "optimizer.sgd_momentum": SHARE_BELOW_ONE,
+        "optimizer.weight_decay": NOT_NEGATIVE,
+        "optimizer.clip_grad": NOT_NEGATIVE,
+        "training.train_steps": POSITIVE,
+        "training.micro_batch_size": POSITIVE,
+        "training.global_batch_size": POSITIVE,
+        "training.seed": ENGINE_SEED,
+        "training.recompute_num_layers": POSITIVE,
+        "training.eval_interval": NOT_NEGATIVE,
+        "training.eval_samples": POSITIVE,
+        "checkpoint.save_interval": NOT_NEGATIVE,
+        "checkpoint.keep_last": POSITIVE,
+        "checkpoint.export_interval": NOT_NEGATIVE,
+        "logging.interval": POSITIVE,
+        "logging.plain_interval_seconds": POSITIVE,
+    }
+)
+
+
+def validate(config: RunConfig, stage: str = "pretrain") -> None:
+    """Refuse values out of range and fields that contradict one another.
+
+    Args:
+        config: the run, as ``load_config`` gives it.
+        stage: what the configuration is for; one of ``STAGES``.
+
+    Raises:
+        ConfigError: the first fault found.
+    """
+    if stage not in STAGES:
+        raise ConfigError(f"stage {stage!r} is not known; the nearest one is {nearest(stage, STAGES)}.")
+    for path, allowed in RANGES.items():
+        value = _value(config, path)
+        if value is not None and not allowed.holds(value):
+            raise ConfigError(f"{path} must be {allowed.words}, it is {value}.")
+    for fault in _faults(config):
+        raise ConfigError(f"{fault}.")
+
+
+def _value(config: Any, path: str) -> Any:
+    section, name = path.split(".")
+    return getattr(getattr(config, section), name)
+
+
+def _faults(config: RunConfig) -> Iterator[str]:
+    if not config.checkpoint.run_folder:
+        yield "checkpoint.run_folder is not given; name the folder that everything is written to"
+    if not config.tokenizer.path:
+        yield "tokenizer.path is not given; name the tokenizer that the data was preprocessed with"
+    yield from _data_faults(config)
+    yield from _diffusion_faults(config)
+
+
+def _data_faults(config: RunConfig) -> Iterator[str]:
+    if not config.data.train:
+        yield "data.train is empty; give at least one source with its prefix"
+    for split in ("train", "valid"):
+        yield from _source_faults(getattr(config.data, split), f"data.{split}")
+    if config.training.eval_interval and not config.data.valid:
+        yield (
+            "training.eval_interval is set and data.valid is empty; give validation sources or set "
+            "it to 0"
+        )
+
+
+def _source_faults(sources: list[SourceConfig], path: str) -> Iterator[str]:
+    names: dict[str, int] = {}
+    for index, source in enumerate(sources):
+        where = f"{path}.{index}"
+        if not source.prefix:
+            yield f"{where}.prefix is not given; write the path of .bin/.idx without the ending"
+        if source.prefix.endswith((".bin", ".idx")):
+            yield f"{where}.prefix ends in {source.prefix[-4:]}; leave the ending out"
+        if not source.weight > 0:
+            yield f"{where}.weight must be above 0, it is {source.weight}; or leave the source out"
+        name = source.name or source.prefix.rstrip("/").rsplit("/", 1)[-1]
+        if name in names:
+            yield (
+                f"{where} and {path}.{names[name]} are both reported as {name!r}; give one of them "
+                "another name"
+            )
+        names[name] = index
+
+
+def _diffusion_faults(config: RunConfig) -> Iterator[str]:
+    diffusion, batch = config.diffusion, config.training.global_batch_size
+    if diffusion.attention == "anneal" and not diffusion.anneal_steps:
+        yield "diffusion.attention: anneal needs diffusion.anneal_steps above 0; give the steps"
+    if diffusion.attention == "full" and diffusion.anneal_steps:
+        yield (
+            "diffusion.anneal_steps is set and diffusion.attention is full; set attention to anneal "
+            "or the steps to 0"
+        )
+    if diffusion.complementary and batch % 2:
+        yield (
+            "diffusion.complementary needs an even training.global_batch_size (a mask and its "
+            f"complement are two samples of one batch), it is {batch}; make it even"
+        )
+    if diffusion.objective == "ar":
+        for name in ("complementary", "anneal_steps"):
+            if getattr(diffusion, name):
+                yield (
+                    f"diffusion.{name} has no meaning under diffusion.objective: ar; leave it at "
+                    "its default"
+                )

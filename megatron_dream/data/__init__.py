@@ -1,0 +1,1 @@
+"""From token files to micro-batches: preprocess, rows, noise, loader."""

@@ -1,0 +1,1 @@
+"""The objective's mathematics: noise, weights, rows. Pure; imports nothing of the package."""

@@ -1,0 +1,279 @@
+"""What is on this machine, at which version, what it is for, and how to get what is missing.
+
+Imports nothing heavy: versions come from package metadata, and whatever may fail at import
+(Transformer Engine raises RuntimeError without cuDNN, torch takes seconds) runs in a process of its
+own, all of them at the same time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib import metadata, util
+from pathlib import Path
+
+PROBE_SECONDS = 20.0
+PIPED_COLUMNS = 150  # without a terminal nobody knows the width
+ABSENT = "absent"
+_PAGE = "https://pytorch.org/get-started/locally/"
+
+_TORCH_PROBE = """
+import json, torch
+cuda = torch.cuda.is_available()
+names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else []
+print(json.dumps([torch.__version__, torch.version.cuda, names]))
+"""
+_TE_PROBE = "import transformer_engine.pytorch as t, transformer_engine as e; print(e.__version__)"
+_MPI_PROBE = "import mpi4py.MPI as m; print(m.Get_library_version().splitlines()[0])"
+_APEX_PROBE = "import apex.multi_tensor_apply, amp_C; print('with extensions')"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the report."""
+
+    name: str
+    version: str  # or "absent", or why it does not work
+    is_present: bool
+    purpose: str
+    install: str
+    is_required: bool = False
+
+
+def run_doctor(as_json: bool = False) -> int:
+    """Print the report.
+
+    Returns:
+        0, or 1 when something required is missing.
+    """
+    rows = collect()
+    if as_json:
+        print(json.dumps({"rows": [asdict(row) for row in rows]}, indent=2))
+    else:
+        _print_table(rows)
+    return int(any(row.is_required and not row.is_present for row in rows))
+
+
+def collect() -> list[Row]:
+    """Probe everything; the slow probes run at the same time."""
+    probes: tuple[Callable[[], list[Row]], ...] = (
+        _torch_rows,
+        _machine_rows,
+        _package_rows,
+        _transformer_engine_rows,
+        _apex_rows,
+        _dali_rows,
+        _mpi_rows,
+        _program_rows,
+        _namespace_rows,
+    )
+    with ThreadPoolExecutor(len(probes)) as pool:
+        return [row for rows in pool.map(lambda probe: probe(), probes) for row in rows]
+
+
+def _run(command: list[str]) -> tuple[bool, str]:
+    """Whether a command ended well, and its output's last line or the reason."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS)
+    except FileNotFoundError:
+        return False, ABSENT
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return False, f"does not run: {type(error).__name__}"
+    lines = [line for line in (done.stdout or done.stderr).splitlines() if line.strip()]
+    if done.returncode == 0:
+        return True, lines[-1].strip() if lines else "present"
+    reasons = [line for line in done.stderr.splitlines() if line.strip()]
+    return False, f"does not run: {reasons[-1].strip()[:120]}" if reasons else "does not run"
+
+
+def _python(code: str) -> tuple[bool, str]:
+    return _run([sys.executable, "-c", code])
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _has_module(name: str) -> bool:
+    """Whether ``import name`` would find something; imports nothing itself."""
+    try:
+        return util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _torch_rows() -> list[Row]:
+    purpose, install = "tensors, processes, kernels", f"make setup, or {_PAGE}"
+    good, text = _python(_TORCH_PROBE) if _has_module("torch") else (False, ABSENT)
+    version, cuda, names = json.loads(text) if good else (text, None, [])
+    build = f"{version} ({'CUDA ' + cuda if cuda else 'CPU'} build)" if good else text
+    return [
+        Row("device", _device(names), True, "what training runs on", _device_advice(cuda, names)),
+        Row("torch", build, good, purpose, install, is_required=True),
+    ]
+
+
+def _device(names: list[str]) -> str:
+    if not names:
+        return "CPU, backend gloo"
+    return f"{len(names)} x {names[0]}, backend nccl"
+
+
+def _device_advice(cuda: str | None, names: list[str]) -> str:
+    if names:
+        return ""
+    if cuda:
+        return f"no GPU is visible; a CPU build of torch is far smaller: {_PAGE}"
+    return f"with a GPU: its driver and a CUDA build of torch, {_PAGE}"
+
+
+def _machine_rows() -> list[Row]:
+    cores = len(os.sched_getaffinity(0))
+    gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    flags = _cpu_flags()
+    has_bf16 = bool({"avx512_bf16", "amx_bf16", "bf16"} & flags)
+    return [
+        Row("cores", f"{cores} ({platform.machine()})", True, "loader, tokenizer, CPU training", ""),
+        Row("memory", f"{gib:.1f} GiB", True, "model, optimizer, loader", ""),
+        Row(
+            "AVX512-BF16",
+            "present" if has_bf16 else ABSENT,
+            has_bf16,
+            "bf16 matrix products on the CPU, about 3 times fp32",
+            "" if has_bf16 else "a property of the CPU; training.precision: fp32 is as fast",
+        ),
+    ]
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return set()
+    match = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    return set(match.group(1).split()) if match else set()
+
+
+_PACKAGES = (
+    ("megatron-core", "the engine: layers, parallelism, optimizer, checkpoints", True),
+    ("transformers", "loading exported models, parity tests", True),
+    ("tokenizers", "Hugging Face tokenizers", True),
+    ("sentencepiece", "training and using SentencePiece tokenizers", True),
+    ("safetensors", "Hugging Face weights", True),
+    ("numpy", "the data path", True),
+    ("scipy", "CART weights", True),
+    ("rich", "progress and tables", True),
+    ("PyYAML", "configuration files", True),
+    ("tensorboard", "logging.tensorboard", False),
+    ("wandb", "logging.wandb_project", False),
+)
+
+
+def _package_rows() -> list[Row]:
+    rows = []
+    for name, purpose, is_required in _PACKAGES:
+        version = _version(name)
+        install = "make setup" if is_required else f"pip install {name}"
+        rows.append(Row(name, version or ABSENT, bool(version), purpose, install, is_required))
+    return rows
+
+
+def _transformer_engine_rows() -> list[Row]:
+    found = _has_module("transformer_engine")
+    good, text = _python(_TE_PROBE) if found else (False, ABSENT)
+    purpose = "fused layers and attention, FP8, on CUDA; without it the local layers"
+    install = "pip install --no-build-isolation 'megatron-dream[te]' (CUDA torch, CUDA headers, cuDNN)"
+    return [Row("Transformer Engine", text, good, purpose, install)]
+
+
+def _apex_rows() -> list[Row]:
+    purpose = "fused Adam and gradient accumulation where Transformer Engine is absent"
+    install = "from source, https://github.com/NVIDIA/apex (apex on the package index is unrelated)"
+    if not _has_module("apex"):
+        good, text = False, ABSENT
+    elif not _has_module("apex.multi_tensor_apply"):
+        good, text = False, "not NVIDIA's: the package index's unrelated apex"
+    else:
+        good, text = _python(_APEX_PROBE)
+    return [Row("apex (NVIDIA)", text, good, purpose, install)]
+
+
+def _dali_rows() -> list[Row]:
+    names = ("nvidia-dali-cuda130", "nvidia-dali-cuda120")
+    version = next((v for v in map(_version, names) if v), None)
+    purpose, install = "overlapped copies to the GPU", "pip install 'megatron-dream[dali]'"
+    return [Row("DALI", version or ABSENT, bool(version), purpose, install)]
+
+
+def _mpi_rows() -> list[Row]:
+    good, text = _python(_MPI_PROBE) if _has_module("mpi4py") else (False, ABSENT)
+    version = f"mpi4py {_version('mpi4py')}, {text}" if good else text
+    has_launcher, launcher = _run(["mpirun", "--version"])
+    install = "pip install 'megatron-dream[mpi]', or the cluster's own MPI"
+    return [
+        Row("MPI", version, good, "start of processes under mpirun", install),
+        Row("mpirun", launcher, has_launcher, "launcher of MPI", install),
+    ]
+
+
+_PROGRAMS = (
+    ("Slurm", ("sbatch",), "jobs on a cluster (slurm/)", "apt install slurm-wlm, or a login node"),
+    ("bubblewrap", ("bwrap",), "a second wall around untrusted programs", "apt install bubblewrap"),
+    (
+        "Chromium",
+        ("chromium", "chromium-browser", "google-chrome"),
+        "tests of the pages in a browser",
+        "apt install chromium chromium-driver",
+    ),
+)
+
+
+def _program_rows() -> list[Row]:
+    rows = []
+    for name, commands, purpose, install in _PROGRAMS:
+        path = next((p for p in map(shutil.which, commands) if p), None)
+        good, text = _run([path, "--version"]) if path else (False, ABSENT)
+        rows.append(Row(name, text, good, purpose, install))
+    return rows
+
+
+def _namespace_rows() -> list[Row]:
+    good, text = _run(["unshare", "--user", "--map-root-user", "true"])
+    purpose = "running untrusted programs without root"
+    install = "as root: sysctl user.max_user_namespaces above 0; containers often forbid them"
+    return [Row("user namespaces", text if not good else "allowed", good, purpose, install)]
+
+
+def _print_table(rows: list[Row]) -> None:
+    try:
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+    except ImportError:
+        for row in rows:
+            print(f"{row.name}: {row.version} - {row.purpose}; {'' if row.is_present else row.install}")
+        return
+    table = Table(pad_edge=False)
+    table.add_column("what", no_wrap=True)
+    for title in ("version", "for", "how to get it"):
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        is_fault = row.is_required and not row.is_present
+        style = "green" if row.is_present else "red" if is_fault else "yellow"
+        show = row.install if not row.is_present or row.name == "device" else ""
+        table.add_row(row.name, Text(row.version, style), Text(row.purpose), Text(show))
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=PIPED_COLUMNS)
+    console.print(table)

@@ -1,0 +1,142 @@
+"""From configuration to the model chunks of this process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .. import device
+from ..config.schema import ModelConfig, Objective, ParallelConfig, TrainingConfig
+from ..parallel import Ranks
+from .gpt import dream_model_class
+from .initialize import initialize_weights
+from .specs import block_spec, resolve_layer_spec
+
+
+def padded_vocab_size(vocab_size: int, tp_size: int) -> int:
+    """Rows of the table: the vocabulary rounded up to a multiple of TP, nothing more."""
+    return -(-vocab_size // tp_size) * tp_size
+
+
+def _recompute_fields(training: TrainingConfig) -> dict[str, Any]:
+    if training.recompute == "none":
+        return {}
+    if training.recompute == "selective":
+        return {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]}
+    return {
+        "recompute_granularity": "full",
+        "recompute_method": "uniform",
+        "recompute_num_layers": training.recompute_num_layers,
+    }
+
+
+def transformer_config(
+    model: ModelConfig, parallel: ParallelConfig, training: TrainingConfig, *, spec: str = "local"
+) -> Any:
+    """megatron-core's TransformerConfig, with everything Megatron-LM would set silently.
+
+    Args:
+        model: a resolved model (presets filled in).
+        parallel: the layout.
+        training: precision and recomputation.
+        spec: ``"local"`` or ``"transformer_engine"``.
+    """
+    from megatron.core.transformer.transformer_config import TransformerConfig
+
+    dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
+    on_gpu = device.device_type() == "cuda"
+    interleaved = (parallel.virtual_pipeline_model_parallel_size or 1) > 1
+    return TransformerConfig(
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        num_attention_heads=model.num_attention_heads,
+        num_query_groups=model.num_query_groups,
+        ffn_hidden_size=model.ffn_hidden_size,
+        normalization="RMSNorm",
+        layernorm_epsilon=model.norm_epsilon,
+        gated_linear_unit=True,
+        activation_func=torch.nn.functional.silu,
+        add_bias_linear=False,
+        add_qkv_bias=model.add_qkv_bias,
+        attention_dropout=model.attention_dropout,
+        hidden_dropout=model.hidden_dropout,
+        init_method_std=model.init_method_std,
+        perform_initialization=False,  # initialize.py draws the weights
+        use_cpu_initialization=not on_gpu,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=training.precision == "bf16",
+        tensor_model_parallel_size=parallel.tensor_model_parallel_size,
+        pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
+        virtual_pipeline_model_parallel_size=parallel.virtual_pipeline_model_parallel_size,
+        context_parallel_size=parallel.context_parallel_size,
+        sequence_parallel=parallel.sequence_parallel,
+        calculate_per_token_loss=True,
+        # Freed outputs race with gloo's sends; a same-rank exchange needs posted order (interleaved).
+        deallocate_pipeline_outputs=on_gpu,
+        overlap_p2p_comm=interleaved,
+        batch_p2p_comm=not interleaved,
+        bias_activation_fusion=on_gpu,
+        bias_dropout_fusion=False,
+        apply_rope_fusion=spec == "transformer_engine",
+        gradient_accumulation_fusion=False,
+        deterministic_mode=training.deterministic,
+        **_recompute_fields(training),
+    )
+
+
+def _build_chunk(
+    config: Any, model: ModelConfig, objective: Objective, ranks: Ranks, spec: str, vp_stage: int
+) -> Any:
+    from megatron.core import parallel_state
+
+    stage = vp_stage if ranks.vp_size > 1 else None
+    chunk = dream_model_class()(
+        config=config,
+        transformer_layer_spec=block_spec(config, spec, objective, stage),
+        vocab_size=padded_vocab_size(model.vocab_size, ranks.tp_size),
+        max_sequence_length=model.max_position_embeddings,
+        pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),
+        post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
+        share_embeddings_and_output_weights=model.tie_word_embeddings,
+        position_embedding_type="rope",
+        rotary_base=model.rotary_base,  # type: ignore[arg-type]
+        vp_stage=stage,
+    )
+    chunk.real_vocab_size = model.vocab_size
+    chunk.head_chunk_rows = model.head_chunk_rows
+    return chunk
+
+
+def build_model(
+    model: ModelConfig,
+    parallel: ParallelConfig,
+    training: TrainingConfig,
+    ranks: Ranks,
+    *,
+    objective: Objective = "diffusion",
+) -> list[Any]:
+    """The model chunks of this process (one, or several under interleaved pipelining), on its device.
+
+    Args:
+        model: a resolved model (presets filled in, vocabulary known).
+        parallel: the layout that ``ranks`` was started with.
+        training: precision, recomputation and the seed of the weights.
+        ranks: this process's place.
+        objective: ``diffusion`` attends in both directions, ``ar`` only to the left.
+    """
+    spec = resolve_layer_spec(model)
+    config = transformer_config(model, parallel, training, spec=spec)
+    chunks = []
+    for vp_stage in range(ranks.vp_size):
+        chunk = _build_chunk(config, model, objective, ranks, spec, vp_stage)
+        initialize_weights(
+            chunk,
+            seed=training.seed,
+            std=model.init_method_std,
+            tp_rank=ranks.tp_rank,
+            tp_size=ranks.tp_size,
+        )
+        chunks.append(chunk.to(device.current_device()))
+    return chunks

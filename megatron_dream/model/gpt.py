@@ -1,0 +1,79 @@
+"""megatron-core's GPTModel with the head and loss on masked rows only."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from torch import Tensor
+
+from .head import IGNORED_LABEL, HeadOutput, masked_cross_entropy
+
+
+@cache
+def dream_model_class() -> Any:
+    """The model class; made on first use, since megatron-core must be imported through device.py."""
+    from megatron.core.models.gpt.gpt_model import GPTModel
+    from megatron.core.tensor_parallel import (
+        copy_to_tensor_model_parallel_region,
+        gather_from_sequence_parallel_region,
+    )
+
+    class DreamGPTModel(GPTModel):
+        """GPTModel whose last stage returns a HeadOutput when labels are given.
+
+        ``labels`` [B, S] hold IGNORED_LABEL where no loss is; ``loss_mask`` [B, S] holds fp32 weights.
+        Without labels it returns logits [B, S, V / TP] as GPTModel does.
+        """
+
+        real_vocab_size: int
+        head_chunk_rows: int
+
+        def _postprocess(
+            self,
+            hidden_states: Tensor,
+            *args: Any,
+            labels: Tensor | None = None,
+            loss_mask: Tensor | None = None,
+            **kwargs: Any,
+        ) -> Any:
+            if labels is None or not self.post_process:
+                return super()._postprocess(
+                    hidden_states, *args, labels=labels, loss_mask=loss_mask, **kwargs
+                )
+            return self._masked_loss(hidden_states, labels, loss_mask)
+
+        def _masked_loss(
+            self, hidden_SBH: Tensor, labels_BS: Tensor, weights_BS: Tensor
+        ) -> HeadOutput:
+            tp_group = self.pg_collection.tp
+            if self.config.sequence_parallel:
+                # The backward pass sums the ranks' parts of the gradient while it scatters them.
+                hidden_SBH = gather_from_sequence_parallel_region(
+                    hidden_SBH, tensor_parallel_output_grad=True, group=tp_group
+                )
+            labels_SB = labels_BS.t().reshape(-1)
+            rows = (labels_SB != IGNORED_LABEL).nonzero().squeeze(1)
+            hidden_NH = hidden_SBH.flatten(0, 1).index_select(0, rows)
+            if not self.config.sequence_parallel:
+                hidden_NH = copy_to_tensor_model_parallel_region(hidden_NH, group=tp_group)
+            weight = (
+                self.shared_embedding_or_output_weight()
+                if self.share_embeddings_and_output_weights
+                else self.output_layer.weight
+            )
+            loss_sum, cross_entropy, is_correct = masked_cross_entropy(
+                hidden_NH,
+                weight,
+                labels_SB[rows],
+                weights_BS.t().reshape(-1)[rows],
+                vocab_size=self.real_vocab_size,
+                first_column=tp_group.rank() * weight.shape[0],
+                chunk_rows=min(self.head_chunk_rows, labels_SB.numel()),
+                group=tp_group if tp_group.size() > 1 else None,
+            )
+            batch, length = labels_BS.shape
+            rows_BS = (rows % batch) * length + rows // batch
+            return HeadOutput(loss_sum, cross_entropy, is_correct, rows_BS)
+
+    return DreamGPTModel

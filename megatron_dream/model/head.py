@@ -1,0 +1,158 @@
+"""Output layer and cross-entropy on the rows that carry loss, in chunks.
+
+Neither all rows nor all logits exist at once: peak memory is one [chunk_rows, V / TP] buffer, whatever
+t was drawn. The gradients are computed beside the loss while a chunk's softmax is at hand, so that the
+head's matrix product is not repeated in the backward pass.
+
+Let e = exp(logits - max), Z = sum e over the whole vocabulary. Then CE = log Z - (logit[label] - max) and
+dCE/dlogits = e / Z - onehot(label) = (e - Z onehot) / Z. The factor w / Z is one number a row and is put on
+the small side of both products: grad_h = (w / Z) ((e - Z onehot) W), grad_W = (e - Z onehot)^T ((w / Z) h).
+
+Shapes: N rows with loss, C rows of a chunk, H hidden, V vocabulary rows of this tensor-parallel rank.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+IGNORED_LABEL = -100
+
+
+class HeadOutput(NamedTuple):
+    """What the last pipeline stage returns in training.
+
+    ``loss_sum`` alone carries a gradient. The others describe the N rows with loss.
+    """
+
+    loss_sum: Tensor  # [] fp32: sum of weight x cross-entropy
+    cross_entropy: Tensor  # [N] fp32, nats
+    is_correct: Tensor  # [N] bool: the label has the highest logit
+    rows: Tensor  # [N] index into the flattened [B x S] micro-batch
+
+
+class _ChunkStatistics(NamedTuple):
+    cross_entropy_C: Tensor
+    is_correct_C: Tensor
+    normalizer_C: Tensor
+
+
+def _softmax_statistics(
+    logits_CV: Tensor, local_labels_C: Tensor, group: dist.ProcessGroup | None
+) -> _ChunkStatistics:
+    """Turn ``logits_CV`` into e - Z onehot in place and return the loss of each row.
+
+    ``local_labels_C`` is the label's column on this rank, or -1 where another rank has it.
+    """
+    top_C = logits_CV.amax(dim=1)
+    if group is not None:
+        dist.all_reduce(top_C, op=dist.ReduceOp.MAX, group=group)
+    logits_CV.sub_(top_C.unsqueeze(1))
+    is_here_C = local_labels_C >= 0
+    columns_C1 = local_labels_C.clamp(min=0).unsqueeze(1)
+    label_logit_C = logits_CV.gather(1, columns_C1).squeeze(1) * is_here_C
+    normalizer_C = logits_CV.exp_().sum(dim=1)
+    if group is not None:
+        sums_2C = torch.stack([normalizer_C, label_logit_C])
+        dist.all_reduce(sums_2C, group=group)
+        normalizer_C, label_logit_C = sums_2C[0], sums_2C[1]
+    logits_CV.scatter_add_(1, columns_C1, (-normalizer_C * is_here_C).unsqueeze(1))
+    return _ChunkStatistics(normalizer_C.log() - label_logit_C, label_logit_C == 0, normalizer_C)
+
+
+class _MaskedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_NH: Tensor,
+        weight_VH: Tensor,
+        labels_N: Tensor,
+        row_weight_N: Tensor,
+        first_column: int,
+        chunk_rows: int,
+        group: dist.ProcessGroup | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        num_rows, num_columns = hidden_NH.shape[0], weight_VH.shape[0]
+        needs_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        buffer = hidden_NH.new_empty((chunk_rows, num_columns), dtype=torch.float32)
+        cross_entropy_N = buffer.new_empty(num_rows)
+        is_correct_N = torch.empty(num_rows, dtype=torch.bool, device=hidden_NH.device)
+        grad_hidden_NH = torch.empty_like(hidden_NH) if needs_gradient else None
+        grad_weight_VH = (
+            torch.zeros_like(weight_VH, dtype=torch.float32) if needs_gradient else None
+        )
+        local_labels_N = labels_N - first_column
+        elsewhere_N = (local_labels_N < 0) | (local_labels_N >= num_columns)
+        local_labels_N = local_labels_N.masked_fill(elsewhere_N, -1)
+        for start in range(0, num_rows, chunk_rows):
+            rows = slice(start, min(start + chunk_rows, num_rows))
+            hidden_CH = hidden_NH[rows]
+            logits_CV = buffer[: hidden_CH.shape[0]]
+            if hidden_CH.dtype == torch.float32:
+                torch.mm(hidden_CH, weight_VH.t(), out=logits_CV)
+            else:
+                logits_CV.copy_(hidden_CH @ weight_VH.t())
+            statistics = _softmax_statistics(logits_CV, local_labels_N[rows], group)
+            cross_entropy_N[rows] = statistics.cross_entropy_C
+            is_correct_N[rows] = statistics.is_correct_C
+            if grad_hidden_NH is None or grad_weight_VH is None:
+                continue
+            scale_C1 = (row_weight_N[rows] / statistics.normalizer_C).unsqueeze(1)
+            if hidden_CH.dtype == torch.float32:
+                grad_hidden_NH[rows] = scale_C1 * (logits_CV @ weight_VH)
+                grad_weight_VH.addmm_(logits_CV.t(), scale_C1 * hidden_CH)
+            else:
+                # Scaled first: (e - Z onehot) / Z lies in [-1, 1], where low precision is at its best.
+                grad_logits_CV = logits_CV.mul_(scale_C1).to(hidden_CH.dtype)
+                grad_hidden_NH[rows] = grad_logits_CV @ weight_VH
+                grad_weight_VH += (grad_logits_CV.t() @ hidden_CH).float()
+        if needs_gradient:
+            ctx.save_for_backward(grad_hidden_NH, grad_weight_VH)
+        ctx.weight_dtype = weight_VH.dtype
+        ctx.mark_non_differentiable(cross_entropy_N, is_correct_N)
+        return (cross_entropy_N * row_weight_N).sum(), cross_entropy_N, is_correct_N
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]:
+        grad_hidden_NH, grad_weight_VH = ctx.saved_tensors
+        upstream = grad_outputs[0]
+        grad_hidden = grad_hidden_NH * upstream.to(grad_hidden_NH.dtype)
+        grad_weight = (grad_weight_VH * upstream).to(ctx.weight_dtype)
+        return grad_hidden, grad_weight, None, None, None, None, None
+
+
+def masked_cross_entropy(
+    hidden_NH: Tensor,
+    weight_VH: Tensor,
+    labels_N: Tensor,
+    row_weight_N: Tensor,
+    *,
+    vocab_size: int,
+    first_column: int = 0,
+    chunk_rows: int = 256,
+    group: dist.ProcessGroup | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Weighted sum of cross-entropies of N rows, without ever holding N x V logits.
+
+    Args:
+        hidden_NH: rows to predict from. Its gradient is this rank's part of the sum over the vocabulary.
+        weight_VH: this rank's rows of the output table, padding rows included.
+        labels_N: global token ids.
+        row_weight_N: fp32 weight of each row.
+        vocab_size: real size; padding rows of the table take no part in the softmax.
+        first_column: id of this rank's first row of the table.
+        chunk_rows: rows of logits alive at once.
+        group: tensor-parallel group, or None where the table is whole.
+
+    Returns:
+        (loss sum [] with gradient, cross-entropy [N], is_correct [N]).
+    """
+    num_columns = max(0, min(weight_VH.shape[0], vocab_size - first_column))
+    if num_columns < weight_VH.shape[0]:
+        weight_VH = weight_VH[:num_columns]
+    return _MaskedCrossEntropy.apply(
+        hidden_NH, weight_VH, labels_N, row_weight_N, first_column, chunk_rows, group
+    )

@@ -1,0 +1,147 @@
+"""Data-parallel wrapping, optimizer and schedules, with nothing left to silent defaults."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+
+from .. import device
+from ..config.schema import RunConfig
+
+
+class UpdateResult(NamedTuple):
+    """What an optimizer step did."""
+
+    applied: bool  # False: the gradient was not finite and nothing was changed
+    grad_norm: float
+
+
+def wrap_data_parallel(chunks: list[Any], config: RunConfig) -> list[Any]:
+    """Wrap model chunks in megatron-core's mixed-precision and data-parallel modules.
+
+    Afterwards the chunks' TransformerConfig carries the hooks that the schedules call.
+    """
+    from megatron.core.distributed import (
+        DistributedDataParallel,
+        DistributedDataParallelConfig,
+        finalize_model_grads,
+    )
+    from megatron.core.transformer.module import Float16Module
+
+    parallel = config.parallel
+    ddp_config = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=parallel.grad_reduce_in_fp32,
+        overlap_grad_reduce=parallel.overlap_grad_reduce,
+        overlap_param_gather=parallel.overlap_param_gather,
+        use_distributed_optimizer=parallel.use_distributed_optimizer,
+        bucket_size=parallel.bucket_size,
+        check_for_nan_in_grad=False,  # raises on one rank while the others hang; step() checks
+    )
+    wrapped = []
+    for index, chunk in enumerate(chunks):
+        inner = Float16Module(chunk.config, chunk) if config.training.precision == "bf16" else chunk
+        wrapped.append(
+            DistributedDataParallel(
+                config=chunk.config,
+                ddp_config=ddp_config,
+                module=inner,
+                disable_bucketing=index > 0,
+            )
+        )
+    for model in wrapped:
+        model.broadcast_params()
+    transformer = chunks[0].config
+    transformer.finalize_model_grads_func = finalize_model_grads
+    if parallel.overlap_grad_reduce:
+        transformer.no_sync_func = [model.no_sync for model in wrapped]
+        transformer.grad_sync_func = [model.start_grad_sync for model in wrapped]
+    if parallel.overlap_grad_reduce and len(wrapped) == 1:
+        transformer.no_sync_func = transformer.no_sync_func[0]
+        transformer.grad_sync_func = transformer.grad_sync_func[0]
+    if parallel.overlap_param_gather:
+        sync = [model.start_param_sync for model in wrapped]
+        transformer.param_sync_func = sync if len(wrapped) > 1 else sync[0]
+    return wrapped
+
+
+def build_optimizer(wrapped: list[Any], config: RunConfig) -> Any:
+    """megatron-core's optimizer (distributed or not) around Adam or SGD."""
+    from megatron.core.optimizer import (
+        OptimizerConfig,
+        get_megatron_optimizer,
+        get_standard_config_overrides,
+    )
+
+    ours, is_bf16 = config.optimizer, config.training.precision == "bf16"
+    optimizer_config = OptimizerConfig(
+        optimizer=ours.optimizer,
+        lr=ours.lr,
+        min_lr=ours.lr * ours.min_lr_ratio,
+        weight_decay=ours.weight_decay,
+        adam_beta1=ours.adam_beta1,
+        adam_beta2=ours.adam_beta2,
+        adam_eps=ours.adam_eps,
+        sgd_momentum=ours.sgd_momentum,
+        clip_grad=ours.clip_grad,
+        bf16=is_bf16,
+        params_dtype=torch.bfloat16 if is_bf16 else torch.float32,
+        use_distributed_optimizer=config.parallel.use_distributed_optimizer,
+        overlap_param_gather=config.parallel.overlap_param_gather,
+    )
+    transformer = wrapped[0].config
+    optimizer = get_megatron_optimizer(
+        optimizer_config,
+        wrapped,
+        config_overrides=get_standard_config_overrides(optimizer_config),
+        use_gloo_process_groups=device.device_type() == "cuda",
+    )
+    transformer.grad_scale_func = optimizer.scale_loss
+    return optimizer
+
+
+def build_scheduler(optimizer: Any, config: RunConfig) -> Any:
+    """Learning-rate and weight-decay schedule, counted in optimizer steps.
+
+    Weight decay is taken off norms and biases by this scheduler's step, so it is always used.
+    """
+    from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+
+    ours, steps = config.optimizer, config.training.train_steps
+    return OptimizerParamScheduler(
+        optimizer,
+        init_lr=0.0,
+        max_lr=ours.lr,
+        min_lr=ours.lr * ours.min_lr_ratio,
+        lr_warmup_steps=min(math.ceil(steps * ours.lr_warmup_fraction), max(steps - 1, 0)),
+        lr_decay_steps=max(steps, 1),
+        lr_decay_style=ours.lr_decay_style,
+        start_wd=ours.weight_decay,
+        end_wd=ours.weight_decay,
+        wd_incr_steps=max(steps, 1),
+        wd_incr_style="constant",
+        use_checkpoint_opt_param_scheduler=False,
+        override_opt_param_scheduler=True,
+    )
+
+
+def update(optimizer: Any) -> UpdateResult:
+    """Clip and apply the gradients, or leave everything as it is where they are not finite.
+
+    The norm is summed over all processes, so that all of them decide alike. megatron-core has no
+    such check in bf16: found_inf exists with a gradient scaler only.
+    """
+    from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
+
+    optimizer.prepare_grads()
+    grad_norm = float(optimizer.get_grad_norm())
+    if not math.isfinite(grad_norm):
+        return UpdateResult(False, grad_norm)
+    for inner in getattr(optimizer, "chained_optimizers", [optimizer]):
+        parameters = inner.get_parameters()
+        if parameters and inner.config.clip_grad > 0.0:
+            clip_grad_by_total_norm_fp32(
+                parameters, max_norm=inner.config.clip_grad, total_norm=grad_norm
+            )
+    return UpdateResult(bool(optimizer.step_with_ready_grads()), grad_norm)

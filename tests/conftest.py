@@ -1,0 +1,56 @@
+"""Shared fixtures, and the rule that CI may not skip what an absent tool would have tested."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# one thread a process: tests start several processes on few cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# importlib mode adds no paths: helpers in tests/ are imported as `tests.parallel.pool`
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+
+@pytest.fixture(scope="session")
+def repository_root():
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """Folder of the published data that some tests read; not part of the repository."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the test data folder ../shared/data is not beside this checkout")
+    return folder
+
+
+def _refuse_skip(report):
+    """With CI=true a skip whose reason begins with "needs " (an absent tool) is a failure."""
+    if not report.skipped or os.environ.get("CI") != "true" or hasattr(report, "wasxfail"):
+        return
+    reason = str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else ""
+    reason = reason.removeprefix("Skipped: ")
+    if reason.startswith("needs "):
+        report.outcome = "failed"
+        report.longrepr = f"{report.nodeid}: CI must not skip this: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    _refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    report = yield
+    _refuse_skip(report)
+    return report
