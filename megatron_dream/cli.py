@@ -247,10 +247,10 @@ def _fill_pretrain(parser: _Parser) -> None:
     parser.add_argument("--print-config", action="store_true", help="print it resolved, and stop")
 
 
-def _status(options: argparse.Namespace) -> int | None:
+def _status(options: argparse.Namespace) -> None:
     from megatron_dream.training.status import run_status
 
-    return run_status(options.run)
+    run_status(options.run)
 
 
 def _fill_status(parser: _Parser) -> None:
@@ -328,7 +328,9 @@ def _fill_sample(parser: _Parser) -> None:
     parser.add_argument("--alg", metavar="A", help="order in which tokens open (docs/sampling.md)")
     parser.add_argument("--cache", choices=("none", "prefix", "dual"))
     parser.add_argument("--output", type=Path, metavar="F.jsonl")
-    parser.add_argument("--page", type=Path, metavar="F.html", help="a page that plays the decoding")
+    parser.add_argument(
+        "--page", type=Path, metavar="F.html", help="a page that plays the decoding"
+    )
 
 
 VERBS: dict[str, tuple[Handler, Callable[[_Parser], None], str]] = {

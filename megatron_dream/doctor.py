@@ -144,7 +144,9 @@ def _machine_rows() -> list[Row]:
     flags = _cpu_flags()
     has_bf16 = bool({"avx512_bf16", "amx_bf16", "bf16"} & flags)
     return [
-        Row("cores", f"{cores} ({platform.machine()})", True, "loader, tokenizer, CPU training", ""),
+        Row(
+            "cores", f"{cores} ({platform.machine()})", True, "loader, tokenizer, CPU training", ""
+        ),
         Row("memory", f"{gib:.1f} GiB", True, "model, optimizer, loader", ""),
         Row(
             "AVX512-BF16",
@@ -193,7 +195,9 @@ def _transformer_engine_rows() -> list[Row]:
     found = _has_module("transformer_engine")
     good, text = _python(_TE_PROBE) if found else (False, ABSENT)
     purpose = "fused layers and attention, FP8, on CUDA; without it the local layers"
-    install = "pip install --no-build-isolation 'megatron-dream[te]' (CUDA torch, CUDA headers, cuDNN)"
+    install = (
+        "pip install --no-build-isolation 'megatron-dream[te]' (CUDA torch, CUDA headers, cuDNN)"
+    )
     return [Row("Transformer Engine", text, good, purpose, install)]
 
 
@@ -262,7 +266,9 @@ def _print_table(rows: list[Row]) -> None:
         from rich.text import Text
     except ImportError:
         for row in rows:
-            print(f"{row.name}: {row.version} - {row.purpose}; {'' if row.is_present else row.install}")
+            print(
+                f"{row.name}: {row.version} - {row.purpose}; {'' if row.is_present else row.install}"
+            )
         return
     table = Table(pad_edge=False)
     table.add_column("what", no_wrap=True)

@@ -1,6 +1,6 @@
 """Train a SentencePiece tokenizer: the same function as ``megatron-dream tokenizer train``.
 
-    python tools/train_tokenizer.py --input corpus/ --vocab-size 4096 --output tokenizer.model
+python tools/train_tokenizer.py --input corpus/ --vocab-size 4096 --output tokenizer.model
 """
 
 import sys

@@ -1,12 +1,14 @@
 """What goes into a checkpoint: sharded state dicts of model and optimizer.
 
-Three faults of megatron-core 0.16's distributed optimizer around torch's Adam (no Transformer Engine, no
-apex) are mended here: a fresh one has no state to load into, and after a load all parameters share one
-``step`` tensor, which would then advance once a parameter.
+Faults of megatron-core 0.16's distributed optimizer around torch's Adam (no Transformer Engine, no apex)
+are mended here: a fresh one has no state to load into; loading asks for a ``step`` that is stored elsewhere
+and copies into views of leaves; and afterwards all parameters share one ``step`` tensor, which would then
+advance once a parameter.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -64,11 +66,30 @@ def _inner_optimizers(optimizer: Any) -> list[Any]:
     return list(getattr(optimizer, "chained_optimizers", [optimizer]))
 
 
+@torch.no_grad()
+def _fill_state(optimizer: Any, model_parameter: Any, tensors: dict[str, torch.Tensor]) -> None:
+    """Copy loaded tensors into one parameter's fp32 copy and moments; ``step`` comes with the groups."""
+    group, order = optimizer.model_param_group_index_map[model_parameter]
+    main = optimizer.optimizer.param_groups[group]["params"][order]
+    targets = {"param": main, **optimizer.optimizer.state[main]}
+    for name, target in targets.items():
+        if name != "step":
+            target.copy_(tensors[name])
+
+
+def _has_distributed_state(inner: Any) -> bool:
+    return hasattr(inner, "_init_optimizer_states_with_dummy_values")
+
+
 def prepare_for_loading(optimizer: Any) -> None:
     """Give fresh optimizers a state whose tensors the load can fill."""
     for inner in _inner_optimizers(optimizer):
+        if not _has_distributed_state(inner):
+            continue
         if len(inner.optimizer.state) == 0:
             inner._init_optimizer_states_with_dummy_values()
+        if not inner.config.use_precision_aware_optimizer_no_fp8_or_ds_fp8:
+            inner._set_main_param_and_optimizer_states = functools.partial(_fill_state, inner)
 
 
 def separate_step_counters(optimizer: Any) -> None:

@@ -124,7 +124,9 @@ def _tensor_problem(layout: Layout, config: RunConfig, model: ModelConfig) -> st
             f"model.num_query_groups {model.num_query_groups}; change one of them"
         )
     if (model.hidden_size // model.num_attention_heads) % 2:
-        return "the size of a head is odd, and rotary positions turn pairs; change model.hidden_size"
+        return (
+            "the size of a head is odd, and rotary positions turn pairs; change model.hidden_size"
+        )
     for name in ("num_attention_heads", "num_query_groups", "ffn_hidden_size"):
         value = getattr(model, name)
         if value % layout.tp:

@@ -80,7 +80,9 @@ def _read(path: Path) -> str:
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such configuration file; check the path.") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8.") from None
+        raise DataError(
+            f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8."
+        ) from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check the path.") from None
 
@@ -132,7 +134,9 @@ def _step(target: Any, kind: Any, part: str, name: str, done: str, converter: Co
             )
         return typing.get_args(kind)[0]
     if not dataclasses.is_dataclass(target):
-        raise ConfigError(f"--{name}: {done.rstrip('.')} is a value and has no fields; set it whole.")
+        raise ConfigError(
+            f"--{name}: {done.rstrip('.')} is a value and has no fields; set it whole."
+        )
     kinds = field_types(typing.cast(type, type(target)))
     if part not in kinds:
         raise unknown_field(f"--{name}", part, type(target), converter.root, done)

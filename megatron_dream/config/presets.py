@@ -23,7 +23,9 @@ SHAPE_FIELDS = (
 )
 
 
-def _qwen(layers: int, hidden: int, heads: int, groups: int, ffn: int, tied: bool) -> dict[str, Any]:
+def _qwen(
+    layers: int, hidden: int, heads: int, groups: int, ffn: int, tied: bool
+) -> dict[str, Any]:
     shape = dict(zip(SHAPE_FIELDS, (layers, hidden, heads, groups, ffn), strict=True))
     vocab = 151936 if tied else 152064
     return {**shape, "vocab_size": vocab, "tie_word_embeddings": tied}

@@ -138,7 +138,9 @@ class CheckpointConfig:
     """Where a run lives and what it starts from."""
 
     run_folder: str = ""  # everything the run writes
-    init_from: str | None = None  # checkpoint whose weights to start from; optimizer and position are new
+    init_from: str | None = (
+        None  # checkpoint whose weights to start from; optimizer and position are new
+    )
     init_override: bool = False  # start from other shift, mask id or tokenizer than init_from's
     save_interval: int = 0  # steps; 0: at the end only
     keep_last: int = 2

@@ -100,7 +100,9 @@ def validate(config: RunConfig, stage: str = "pretrain") -> None:
         ConfigError: the first fault found.
     """
     if stage not in STAGES:
-        raise ConfigError(f"stage {stage!r} is not known; the nearest one is {nearest(stage, STAGES)}.")
+        raise ConfigError(
+            f"stage {stage!r} is not known; the nearest one is {nearest(stage, STAGES)}."
+        )
     for path, allowed in RANGES.items():
         value = _value(config, path)
         if value is not None and not allowed.holds(value):

@@ -68,7 +68,9 @@ class Encoder:
                 chunk.empty += 1
                 continue
             self._refuse_masks(ids, raw)
-            parts.append(np.append(ids, np.int32(self.tokenizer.eod_id)) if self.append_eod else ids)
+            parts.append(
+                np.append(ids, np.int32(self.tokenizer.eod_id)) if self.append_eod else ids
+            )
             chunk.lengths.append(parts[-1].size)
         if parts:
             chunk.tokens = np.concatenate(parts)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from .. import device
 from ..errors import DataError
+from .token_writer import prefix_path
 
 if TYPE_CHECKING:
     from megatron.core.datasets.indexed_dataset import IndexedDataset
@@ -55,17 +56,12 @@ class TokenFiles:
     @property
     def bin_path(self) -> Path:
         """Token ids, one after another."""
-        return with_ending(self.prefix, ".bin")
+        return prefix_path(self.prefix, ".bin")
 
     @property
     def idx_path(self) -> Path:
         """Lengths and offsets of the documents."""
-        return with_ending(self.prefix, ".idx")
-
-
-def with_ending(prefix: Path | str, ending: str) -> Path:
-    """``prefix`` with ``ending`` appended; dots inside the name stay."""
-    return Path(f"{prefix}{ending}")
+        return prefix_path(self.prefix, ".idx")
 
 
 def inspect_token_files(prefix: Path | str, *, thorough: bool = True) -> TokenFiles:
@@ -80,7 +76,7 @@ def inspect_token_files(prefix: Path | str, *, thorough: bool = True) -> TokenFi
         DataError: one is missing, foreign, truncated or empty, or counts and offsets disagree with
             the files' lengths.
     """
-    idx, binary = with_ending(prefix, ".idx"), with_ending(prefix, ".bin")
+    idx, binary = prefix_path(prefix, ".idx"), prefix_path(prefix, ".bin")
     for path in (idx, binary):
         if not path.is_file():
             raise DataError(
@@ -101,7 +97,7 @@ def inspect_token_files(prefix: Path | str, *, thorough: bool = True) -> TokenFi
         num_tokens=bin_bytes // np.dtype(dtype).itemsize,
         bin_bytes=bin_bytes,
         idx_bytes=idx.stat().st_size,
-        sidecar=_read_sidecar(with_ending(prefix, ".json")),
+        sidecar=_read_sidecar(prefix_path(prefix, ".json")),
     )
 
 
@@ -204,7 +200,7 @@ def check_sidecar(
     Raises:
         DataError: naming both values.
     """
-    sidecar, path = files.sidecar, with_ending(files.prefix, ".json")
+    sidecar, path = files.sidecar, prefix_path(files.prefix, ".json")
     if sidecar is None:
         return
     found = sidecar.get("tokenizer_fingerprint")

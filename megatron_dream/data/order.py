@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from .. import device
 from ..diffusion.noise import EPOCH_ORDER, philox_words, stage_word
 from ..errors import DataError
-from ..files import atomic_write
+from .cache import digest_of, publish_folder
 
 _NUM_ROUNDS = 6
 _MAX_SOURCES = 32767  # megatron-core's dataset index is int16
@@ -93,30 +93,31 @@ def blend_arrays(
 class BlendOrder:
     """(source, index inside that source) by ordinal.
 
-    One source needs no table. More get megatron-core's, memory-mapped from two files in a cache folder
-    where there is one.
+    One source needs no table. More get megatron-core's, memory-mapped from the cache folder where
+    there is one.
 
     Args:
         weights: of the sources, any positive scale.
         size: ordinals planned.
-        folder: cache folder, or None to keep the table in memory.
-        name: beginning of the files' names; tells blends apart.
+        cache_folder: where tables lie, or None to keep this one in memory.
     """
 
     def __init__(
-        self, weights: Sequence[float], size: int, folder: Path | None = None, name: str = "blend"
+        self, weights: Sequence[float], size: int, cache_folder: Path | None = None
     ) -> None:
-        self.weights, self.size = list(weights), size
-        self._paths = folder and [folder / f"{name}-{size}-{part}.npy" for part in ("source", "index")]
+        self.weights, self.size = [float(weight) for weight in weights], size
+        digest = digest_of([self.weights, size])[:16]
+        self._folder = cache_folder and cache_folder / f"blend-{digest}"
         self._arrays: tuple[NDArray[np.int16], NDArray[np.int64]] | None = None
 
     def build(self) -> None:
-        """Write the files that are missing; on one process a node."""
-        if len(self.weights) == 1 or not self._paths or all(p.exists() for p in self._paths):
+        """Write the table if it is missing; for one process a node."""
+        if len(self.weights) == 1 or not self._folder or self._folder.exists():
             return
-        for path, array in zip(self._paths, blend_arrays(self.weights, self.size), strict=True):
-            with atomic_write(path, "wb") as stream:
-                np.save(stream, array)
+        source, index = blend_arrays(self.weights, self.size)
+        with publish_folder(self._folder) as folder:
+            np.save(folder / "source.npy", source)
+            np.save(folder / "index.npy", index)
 
     def __getitem__(self, ordinal: int) -> tuple[int, int]:
         """Source and index inside it.
@@ -134,10 +135,12 @@ class BlendOrder:
         return int(source[ordinal]), int(index[ordinal])
 
     def _load(self) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
-        if not self._paths:
+        if not self._folder:
             return blend_arrays(self.weights, self.size)
-        source, index = (np.load(path, mmap_mode="r") for path in self._paths)
+        source, index = (
+            np.load(self._folder / f"{n}.npy", mmap_mode="r") for n in ("source", "index")
+        )
         return source, index
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_arrays": None if self._paths else self._arrays}
+        return {**self.__dict__, "_arrays": None}

@@ -48,7 +48,9 @@ class PreprocessResult:
 
     def line(self) -> str:
         """The closing line."""
-        rejects = f" (named in {prefix_path(self.prefix, '.rejects.jsonl')})" if self.rejected else ""
+        rejects = (
+            f" (named in {prefix_path(self.prefix, '.rejects.jsonl')})" if self.rejected else ""
+        )
         return (
             f"{self.prefix}.bin: {self.documents:,} documents, {self.tokens:,} tokens ({self.dtype}) in "
             f"{self.seconds:,.1f} s, {self.tokens / self.seconds:,.0f} tokens/s; "

@@ -68,9 +68,7 @@ class PreprocessProgress:
 
     def rates(self) -> str:
         """Documents and tokens a second."""
-        return (
-            f"{self.documents / self.seconds:,.0f} documents/s, {self.tokens / self.seconds:,.0f} tokens/s"
-        )
+        return f"{self.documents / self.seconds:,.0f} documents/s, {self.tokens / self.seconds:,.0f} tokens/s"
 
     def _plain_line(self) -> str:
         share = min(1.0, self._bytes / max(1, self._total))

@@ -119,5 +119,11 @@ def _decoded(raw: bytes) -> str:
 
 
 def _kind(value: object) -> str:
-    names = {type(None): "null", bool: "a boolean", list: "a list", dict: "an object", str: "a string"}
+    names = {
+        type(None): "null",
+        bool: "a boolean",
+        list: "a list",
+        dict: "an object",
+        str: "a string",
+    }
     return names.get(type(value), "a number")

@@ -14,7 +14,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+
+from ..parallel import Ranks
 
 
 def global_parameters(model: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
@@ -79,3 +82,32 @@ def initialize_weights(model: Any, *, seed: int, std: float, tp_rank: int, tp_si
             halves = whole.chunk(2) if "linear_fc1" in name else (whole,)
             whole = torch.cat([half.chunk(tp_size, dim=split)[tp_rank] for half in halves])
         parameter.data.copy_(whole)
+
+
+@torch.no_grad()
+def set_rows_to_mean(chunks: list[Any], rows: list[int], num_rows: int, ranks: Ranks) -> None:
+    """Set rows of the embedding and of the head to the mean of rows 0 .. num_rows - 1.
+
+    For tokens that an autoregressive model never saw, such as the mask (SPEC 4). Every process calls this.
+
+    Args:
+        chunks: unwrapped model chunks of this process.
+        rows: global ids to set.
+        num_rows: how many ordinary rows stand before the first special one.
+        ranks: this process's place.
+    """
+    tables = {
+        id(parameter): parameter
+        for chunk in chunks
+        for name, parameter in chunk.named_parameters()
+        if name in ("embedding.word_embeddings.weight", "output_layer.weight")
+    }
+    for table in tables.values():
+        first = ranks.tp_rank * table.shape[0]
+        mine = max(0, min(num_rows - first, table.shape[0]))
+        total = table[:mine].double().sum(dim=0)
+        if ranks.tp_size > 1:
+            dist.all_reduce(total, group=ranks.tp_group)
+        for row in rows:
+            if first <= row < first + table.shape[0]:
+                table[row - first] = (total / num_rows).to(table.dtype)

@@ -16,7 +16,7 @@ from ..parallel import Ranks
 NUM_T_BUCKETS = 4
 PER_BUCKET = 3  # masked tokens, sum of CE, correct
 PER_SOURCE = 3  # rows, masked tokens, sum of CE
-HEADER = 6  # loss sum, denominator, masked tokens, maskable tokens, real tokens, rows
+HEADER = 7  # loss sum, denominator, masked, maskable, real tokens, rows, sum of CE / t
 
 
 def micro_batch_sums(
@@ -48,6 +48,7 @@ def micro_batch_sums(
     sums[3] = batch["num_maskable"].sum() * per_row
     sums[4] = (flags & 4).eq(0).sum() * per_row
     sums[5] = flags.shape[0] * per_row
+    sums[6] = (output.cross_entropy / batch["t"][row]).sum()
     buckets = sums[HEADER : HEADER + PER_BUCKET * NUM_T_BUCKETS].view(PER_BUCKET, NUM_T_BUCKETS)
     for index, values in enumerate((ones, output.cross_entropy, output.is_correct)):
         buckets[index].index_add_(0, bucket, values.double())
@@ -91,6 +92,7 @@ class StepReport:
     rows: int
     masked_cross_entropy: float
     accuracy: float
+    bound_per_token: float  # sum of CE / t over maskable tokens, nats: the evidence bound
     by_t: list[dict[str, float]]
     by_source: list[dict[str, float]]
 
@@ -133,6 +135,7 @@ class StepReport:
             rows=int(values[5]),
             masked_cross_entropy=sum(ce_b) / masked,
             accuracy=sum(correct_b) / masked,
+            bound_per_token=float(values[6]) / max(float(values[3]), 1.0),
             by_t=by_t,
             by_source=by_source,
         )

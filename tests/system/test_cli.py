@@ -235,7 +235,7 @@ def test_doctor_reports_a_missing_requirement(monkeypatch, capsys):
     ],
 )
 def test_convert_script_calls_the_verb(repository_root, tmp_path, words, verb):
-    """The verbs refuse folders that are not there: exit code 2 shows that one was reached."""
+    """The command line is replaced by one that prints its words and answers 7."""
     script = repository_root / "tools" / "checkpoint" / "convert.py"
     replaced = (
         "import runpy, sys, megatron_dream.cli as c; c.main = lambda w: print(*w) or 7;"

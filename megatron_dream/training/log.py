@@ -1,0 +1,157 @@
+"""What a run tells: a progress bar or a plain line, JSON lines, TensorBoard, W&B.
+
+Only the process that knows the loss speaks (``Ranks.reports``). JSON lines are the record that ``status`` and
+plots read: one object a line with ``event`` (start, step, validation, checkpoint, fault, end), ``step``, ``time``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from ..config.schema import LoggingConfig
+from ..errors import MissingDependencyError
+
+LOG_FILE = "log.jsonl"
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise MissingDependencyError(
+            "logging.tensorboard is on, but tensorboard is not installed: pip install tensorboard"
+        ) from None
+    return SummaryWriter(str(folder))
+
+
+def _wandb(project: str, folder: Path) -> Any:
+    try:
+        import wandb
+    except ImportError:
+        raise MissingDependencyError(
+            "logging.wandb_project is set, but wandb is not installed: pip install wandb"
+        ) from None
+    return wandb.init(project=project, name=folder.name, dir=str(folder), resume="allow")
+
+
+def _duration(seconds: float) -> str:
+    minutes, second = divmod(int(seconds), 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{hour}:{minute:02d}:{second:02d}"
+
+
+class RunLog:
+    """Writes a run's log on the process that speaks, and nothing on the others.
+
+    Args:
+        folder: of the run.
+        config: intervals and sinks.
+        total_steps: for the time left.
+        enabled: whether this process speaks.
+    """
+
+    def __init__(
+        self, folder: Path, config: LoggingConfig, total_steps: int, *, enabled: bool
+    ) -> None:
+        self.config, self.total_steps, self.enabled = config, total_steps, enabled
+        self._stream: IO[str] | None = None
+        self._board: Any = None
+        self._wandb: Any = None
+        self._bar: Any = None
+        self._last_line = 0.0
+        if enabled:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._stream = open(folder / LOG_FILE, "a", encoding="utf-8")  # noqa: SIM115
+            self._board = _tensorboard(folder / "tensorboard") if config.tensorboard else None
+            self._wandb = _wandb(config.wandb_project, folder) if config.wandb_project else None
+
+    def start_bar(self, first_step: int) -> None:
+        """Show progress from ``first_step`` on, if there is a terminal."""
+        if not self.enabled or not sys.stderr.isatty():
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("step {task.completed}/{task.total}"),
+            BarColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[line]}"),
+            console=Console(stderr=True),
+        )
+        self._bar.start()
+        self._bar.add_task("train", total=self.total_steps, completed=first_step, line="")
+
+    def event(self, event: str, step: int, **values: Any) -> None:
+        """Append one record to the JSON lines."""
+        if self._stream is None:
+            return
+        record = {"event": event, "step": step, "time": round(time.time(), 3), **values}
+        self._stream.write(json.dumps(record) + "\n")
+        self._stream.flush()
+
+    def step(self, step: int, values: dict[str, Any]) -> None:
+        """Report a finished step: ``loss``, ``tokens_per_second``, ``seconds_left`` and more."""
+        if not self.enabled:
+            return
+        if step % self.config.interval == 0 or step == self.total_steps:
+            self.event("step", step, **values)
+            self._scalars(step, values, "train")
+        line = (
+            f"loss {values['loss']:.4f}  {values['tokens_per_second']:,.0f} tok/s  "
+            f"grad {values['grad_norm']:.3f}"
+        )
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=step, line=line)
+        elif now - self._last_line >= self.config.plain_interval_seconds or step == self.total_steps:
+            self._last_line = now
+            left = _duration(values["seconds_left"])
+            self.say(f"step {step}/{self.total_steps}  {line}  left {left}")
+
+    def validation(self, step: int, values: dict[str, Any]) -> None:
+        """Report a validation."""
+        if not self.enabled:
+            return
+        self.event("validation", step, **values)
+        self._scalars(step, values, "valid")
+        self.say(
+            f"step {step}  validation: masked CE {values['masked_cross_entropy']:.4f}  "
+            f"bound {values['bound_per_token']:.4f} nats/token  accuracy {values['accuracy']:.3f}"
+        )
+
+    def say(self, line: str) -> None:
+        """Print one line for a person."""
+        if not self.enabled:
+            return
+        if self._bar is not None:
+            self._bar.console.print(line, highlight=False)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def _scalars(self, step: int, values: dict[str, Any], prefix: str) -> None:
+        numbers = {
+            f"{prefix}/{name}": value
+            for name, value in values.items()
+            if isinstance(value, (int, float))
+        }
+        if self._board is not None:
+            for name, value in numbers.items():
+                self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(numbers, step=step)
+
+    def close(self) -> None:
+        """Flush and close every sink."""
+        if self._bar is not None:
+            self._bar.stop()
+        if self._board is not None:
+            self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+        if self._stream is not None:
+            self._stream.close()

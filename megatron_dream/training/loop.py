@@ -1,0 +1,265 @@
+"""The loop: batches, step, update, report, validation, checkpoint.
+
+The position is the number of ordinals consumed by finished updates; it is all that resuming needs, since rows
+and noise are functions of the ordinal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from .. import device, parallel
+from ..checkpoint.metadata import CheckpointMetadata
+from ..checkpoint.save import CheckpointWriter, step_folder
+from ..config.layout import Layout
+from ..config.schema import RunConfig
+from ..data.loader import MicroBatchIterator
+from ..data.stream import NoisedStream
+from ..errors import DataError
+from ..parallel import Ranks
+from .log import RunLog
+from .metrics import StepReport
+from .optimizer import update
+from .step import StepRunner
+from .throughput import flops_per_token, peak_flops
+from .validation import validate, validation_microbatches
+
+MAX_BAD_STEPS = 5  # consecutive updates whose gradient was not finite
+
+
+@dataclasses.dataclass
+class TrainingLoop:
+    """Everything a run holds, and the loop over it."""
+
+    config: RunConfig
+    layout: Layout
+    ranks: Ranks
+    model: list[Any]
+    optimizer: Any
+    scheduler: Any
+    train_stream: NoisedStream
+    valid_stream: NoisedStream | None
+    metadata: CheckpointMetadata
+    writer: CheckpointWriter | None  # None: a dry run
+    log: RunLog
+
+    def __post_init__(self) -> None:
+        self.step = self.metadata.step
+        self.consumed = self.metadata.consumed_samples
+        self.skipped_empty = 0
+        self.bad_steps = 0
+        self._saved_step = self.step if self.step else -1
+        self._train_runner = self._runner(self.config.data.train)
+        self._valid_runner = self._runner(self.config.data.valid) if self.valid_stream else None
+        self._flops = flops_per_token(
+            self.config.model, self.config.diffusion, self.config.data.sequence_length
+        )
+        peak = peak_flops(self.config.training.precision) if self.ranks.reports else None
+        self._peak = peak * self.ranks.world_size if peak else None
+        self._started = time.monotonic()
+        self._first_step = self.step
+
+    def train(self, stop_after: int | None = None) -> None:
+        """Run to ``train_steps``, or for ``stop_after`` steps."""
+        training = self.config.training
+        end = training.train_steps if stop_after is None else self.step + stop_after
+        self.log.event(
+            "start",
+            self.step,
+            total_steps=training.train_steps,
+            layout=self.layout.equation(),
+            consumed_samples=self.consumed,
+        )
+        self.log.start_bar(self.step)
+        iterators = self._iterators(
+            self.train_stream,
+            self.consumed,
+            self.layout.num_microbatches,
+            stop=training.train_steps * training.global_batch_size,
+            workers=self.config.data.num_workers,
+        )
+        while self.step < end:
+            self._one_step(iterators)
+            if self.writer is not None:
+                self.writer.finish()
+            if training.eval_interval and self.step % training.eval_interval == 0:
+                self._validate()
+            if self._is_time_to_save():
+                self._save()
+        if training.eval_interval and self.step % training.eval_interval and stop_after is None:
+            self._validate()
+        if self.writer is not None and self._saved_step != self.step:
+            self._save()
+        if self.writer is not None:
+            self.writer.finish(wait=True)
+        self.log.event("end", self.step)
+
+    def close(self) -> None:
+        """Close the log's sinks."""
+        self.log.close()
+
+    def _one_step(self, iterators: list[Any]) -> None:
+        started = time.monotonic()
+        for chunk in self.model:
+            chunk.zero_grad_buffer()
+        self.optimizer.zero_grad()
+        sums = self._train_runner.run(iterators, self.layout.num_microbatches, step=self.step)
+        report = StepReport.of(sums, self._names(self.config.data.train))
+        # Before the update: megatron-core's own order would spend the first update on a rate of 0.
+        self.scheduler.step(1)
+        grad_norm = self._update(report)
+        self.step += 1
+        self.consumed += self.layout.global_batch_size
+        device.synchronize()
+        self._report(report, grad_norm, time.monotonic() - started)
+
+    def _update(self, report: StepReport) -> float:
+        """Apply the gradients; skip a batch without masks, and stop after too many bad ones."""
+        if report.masked_tokens == 0:
+            self.skipped_empty += 1  # Adam would still move the weights
+            self.log.event("fault", self.step, message="global batch without masks: no update")
+            return 0.0
+        result = update(self.optimizer)
+        self.bad_steps = 0 if result.applied else self.bad_steps + 1
+        if not result.applied:
+            message = f"gradient is not finite at step {self.step}: no update"
+            self.log.event("fault", self.step, message=message)
+            self.log.say(message)
+        if self.bad_steps > MAX_BAD_STEPS:
+            raise DataError(
+                f"the gradient was not finite in {self.bad_steps} steps one after another (last: step "
+                f"{self.step}); lower optimizer.lr, or start again from the last checkpoint in "
+                f"{self.config.checkpoint.run_folder}"
+            )
+        return result.grad_norm
+
+    def _report(self, report: StepReport, grad_norm: float, seconds: float) -> None:
+        if not self.ranks.reports:
+            return
+        tokens = self.layout.global_batch_size * self.config.data.sequence_length
+        done = self.step - self._first_step
+        per_step = (time.monotonic() - self._started) / max(done, 1)
+        achieved = tokens * self._flops / seconds
+        # JSON has no NaN; a bad step's norm is recorded as null.
+        norm = grad_norm if math.isfinite(grad_norm) else None
+        self.log.step(
+            self.step,
+            {
+                "loss": report.loss,
+                "grad_norm": norm if norm is not None else 0.0,
+                "gradient_is_finite": norm is not None,
+                "lr": float(self.optimizer.param_groups[0]["lr"]),
+                "seconds": round(seconds, 4),
+                "tokens_per_second": tokens / seconds,
+                "useful_tokens_per_second": report.masked_tokens / seconds,
+                "mfu": achieved / self._peak if self._peak else None,
+                "seconds_left": per_step * (self.config.training.train_steps - self.step),
+                "consumed_samples": self.consumed,
+                "peak_memory_bytes": device.peak_memory_bytes(),
+                "skipped_empty": self.skipped_empty,
+                **{k: v for k, v in report.as_dict().items() if k != "loss"},
+            },
+        )
+
+    def _validate(self) -> None:
+        if self._valid_runner is None or self.valid_stream is None:
+            return
+        count = validation_microbatches(self.config.training.eval_samples, self.layout)
+        stream = self.valid_stream
+        report = validate(
+            self._valid_runner,
+            lambda: self._iterators(stream, 0, count),
+            count,
+            step=self.step,
+            source_names=self._names(self.config.data.valid),
+        )
+        self.log.validation(self.step, report.as_dict())
+
+    def _is_time_to_save(self) -> bool:
+        interval = self.config.checkpoint.save_interval
+        return bool(self.writer is not None and interval and self.step % interval == 0)
+
+    def _save(self) -> None:
+        assert self.writer is not None
+        metadata = dataclasses.replace(
+            self.metadata,
+            step=self.step,
+            consumed_samples=self.consumed,
+            trained={
+                "recipe": dataclasses.asdict(self.config),
+                "tokens": self.consumed * self.config.data.sequence_length,
+                "sources": self._names(self.config.data.train),
+            },
+        )
+        name = step_folder(self.step)
+        self.writer.save(
+            name, self.model, metadata, optimizer=self.optimizer, scheduler=self.scheduler
+        )
+        self._saved_step = self.step
+        self.log.event("checkpoint", self.step, name=name)
+        interval = self.config.checkpoint.export_interval
+        if interval and self.step % interval == 0:
+            self._export(name)
+
+    def _export(self, name: str) -> None:
+        """Write the step's Hugging Face folder from its finished checkpoint."""
+        assert self.writer is not None
+        self.writer.finish(wait=True)
+        if self.ranks.rank == 0:
+            from ..hf import export_hf
+
+            target = Path(self.config.checkpoint.run_folder) / "exports" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            export_hf(self.writer.folder / name, target, tokenizer=self.config.tokenizer.path)
+        parallel.barrier()
+
+    def _runner(self, sources: list[Any]) -> StepRunner:
+        return StepRunner(
+            self.model,
+            self.config.diffusion,
+            self.ranks,
+            micro_batch_size=self.layout.micro_batch_size,
+            sequence_length=self.config.data.sequence_length,
+            num_sources=max(len(sources), 1),
+        )
+
+    def _names(self, sources: list[Any]) -> list[str]:
+        return [source.name or Path(source.prefix).name for source in sources]
+
+    def _iterators(
+        self,
+        stream: NoisedStream,
+        consumed: int,
+        num_microbatches: int,
+        *,
+        stop: int | None = None,
+        workers: int = 0,
+    ) -> list[Any]:
+        """One iterator a model chunk; each chunk of an interleaved pipeline reads for itself."""
+        ranks = self.ranks
+        last = len(self.model) - 1
+        return [
+            MicroBatchIterator(
+                stream,
+                consumed=consumed,
+                micro_batch_size=self.layout.micro_batch_size,
+                num_microbatches=num_microbatches,
+                dp_rank=ranks.dp_rank,
+                dp_size=ranks.dp_size,
+                tp_group=ranks.tp_group,
+                tp_rank=ranks.tp_rank,
+                tp_source_rank=ranks.tp_source,
+                cp_rank=ranks.cp_rank,
+                cp_size=ranks.cp_size,
+                is_first_stage=ranks.pp_rank == 0 and index == 0,
+                is_last_stage=ranks.is_last_pipeline_rank and index == last,
+                device=device.current_device(),
+                num_workers=workers,
+                stop_ordinal=stop,
+            )
+            for index in range(len(self.model))
+        ]

@@ -1,0 +1,153 @@
+"""``pretrain``: from a configuration to a trained checkpoint. Configure, build, train, close."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from .. import parallel
+from ..checkpoint.load import load_training_state, load_weights
+from ..checkpoint.metadata import LATEST, CheckpointMetadata, read_metadata, resolve_checkpoint
+from ..checkpoint.save import CheckpointWriter
+from ..checkpoint.state import choose_optimizer_format
+from ..config.layout import Layout, resolve_layout
+from ..config.load import save_resolved
+from ..config.presets import resolve_model
+from ..config.schema import RunConfig
+from ..config.validate import validate
+from ..data.build import build_streams
+from ..errors import CheckpointError
+from ..model.build import build_model
+from ..model.initialize import set_rows_to_mean
+from ..parallel import Ranks
+from ..tokenizer.base import Tokenizer
+from ..tokenizer.load import load_tokenizer
+from .identity import check_initial_weights, check_resume, resolve_vocabulary, run_metadata
+from .log import RunLog
+from .loop import TrainingLoop
+from .optimizer import build_optimizer, build_scheduler, wrap_data_parallel
+
+
+def pretrain(config: RunConfig, dry_run: int | None = None) -> int:
+    """Train to ``training.train_steps``, going on from the run folder's last checkpoint if there is one.
+
+    Args:
+        config: the run; presets may still be unresolved.
+        dry_run: stop after this many steps and write no checkpoint.
+
+    Returns:
+        Exit code 0.
+
+    Raises:
+        UserError: anything that a person can mend, on every process alike.
+    """
+    validate(config)
+    config.model = resolve_model(config.model)
+    tokenizer = load_tokenizer(config.tokenizer.path)  # type: ignore[arg-type]
+    resolve_vocabulary(config, tokenizer)
+    layout = resolve_layout(config, parallel.launched_world_size())
+    ranks = parallel.start(config.parallel, seed=config.training.seed)
+    loop = _build(config, tokenizer, layout, ranks, dry_run)
+    try:
+        loop.train(stop_after=dry_run)
+    finally:
+        loop.close()
+    return 0
+
+
+def _build(
+    config: RunConfig, tokenizer: Tokenizer, layout: Layout, ranks: Ranks, dry_run: int | None
+) -> TrainingLoop:
+    folder = Path(config.checkpoint.run_folder)
+    train_stream, valid_stream, index_hash = build_streams(
+        config,
+        tokenizer,
+        stage="pretrain",
+        train_samples=config.training.train_steps * config.training.global_batch_size,
+        valid_samples=config.training.eval_samples,
+        barrier=parallel.barrier,
+        is_builder=ranks.rank == 0,
+    )
+    metadata = run_metadata(config, tokenizer, layout, index_hash)
+    chunks = build_model(
+        config.model, config.parallel, config.training, ranks, objective=config.diffusion.objective
+    )
+    checkpoints = folder / "checkpoints"
+    resumes = (checkpoints / LATEST).is_file()
+    if config.checkpoint.init_from and not resumes:
+        _load_initial(config, chunks, metadata, tokenizer, ranks)
+    wrapped = wrap_data_parallel(chunks, config)
+    optimizer = build_optimizer(wrapped, config)
+    scheduler = build_scheduler(optimizer, config)
+    metadata.optimizer_format = choose_optimizer_format(
+        config.checkpoint.optimizer_format, wrapped, ranks
+    )
+    metadata.has_optimizer = True
+    if resumes:
+        metadata = _resume(checkpoints, wrapped, optimizer, scheduler, metadata, ranks)
+    if ranks.rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_resolved(config, folder / "config.yaml")
+    log = RunLog(
+        folder, config.logging, config.training.train_steps, enabled=ranks.reports
+    )
+    log.say(layout.equation())
+    writer = CheckpointWriter(
+        checkpoints,
+        ranks,
+        keep_last=config.checkpoint.keep_last,
+        asynchronous=config.checkpoint.async_save,
+    )
+    return TrainingLoop(
+        config=config,
+        layout=layout,
+        ranks=ranks,
+        model=wrapped,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        train_stream=train_stream,
+        valid_stream=valid_stream,
+        metadata=metadata,
+        writer=None if dry_run is not None else writer,
+        log=log,
+    )
+
+
+def _load_initial(
+    config: RunConfig,
+    chunks: list[Any],
+    here: CheckpointMetadata,
+    tokenizer: Tokenizer,
+    ranks: Ranks,
+) -> None:
+    """Start from other weights; a mask row that was never trained becomes the mean of ordinary rows."""
+    source = str(config.checkpoint.init_from)
+    saved = read_metadata(resolve_checkpoint(source))
+    check_initial_weights(saved, here, source, override=config.checkpoint.init_override)
+    load_weights(source, chunks, ranks)
+    if saved.objective == "ar" and config.diffusion.objective == "diffusion":
+        first_special = min(tokenizer.added_tokens)
+        set_rows_to_mean(chunks, [tokenizer.mask_id], first_special, ranks)
+
+
+def _resume(
+    checkpoints: Path,
+    wrapped: list[Any],
+    optimizer: Any,
+    scheduler: Any,
+    here: CheckpointMetadata,
+    ranks: Ranks,
+) -> CheckpointMetadata:
+    folder = resolve_checkpoint(checkpoints)
+    saved = read_metadata(folder)
+    if not saved.has_optimizer:
+        raise CheckpointError(f"{folder} holds weights only; set checkpoint.init_from to it instead")
+    check_resume(saved, here, str(folder))
+    load_training_state(folder, wrapped, optimizer, scheduler, ranks)
+    return dataclasses.replace(
+        here,
+        step=saved.step,
+        consumed_samples=saved.consumed_samples,
+        skipped_ranges=saved.skipped_ranges,
+    )
