@@ -14,10 +14,13 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from megatron_dream import __version__
 from megatron_dream.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from megatron_dream.config.schema import RunConfig
 
 Handler = Callable[[argparse.Namespace], int | None]
 
@@ -86,7 +89,7 @@ def _report(error: Exception) -> None:
 
 
 def _is_refusal(error: ValueError) -> bool:
-    """Whether the error was raised by one of the modules that stand alone, not by a bug elsewhere."""
+    """Whether a module that stands alone raised the error, rather than a bug elsewhere."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -134,7 +137,7 @@ def split_overrides(words: Iterable[str]) -> tuple[list[str], list[tuple[str, st
 
 
 def _leaf(words: list[str], leaves: dict[str, _Parser]) -> _Parser | None:
-    """Parser of the verb that ``words`` begin with; None where help is asked of a group of verbs."""
+    """Parser of the verb that ``words`` begin with; None where a group is asked for help."""
     verb = words[0]
     group = [name for name in leaves if name.startswith(f"{verb} ")]
     if group:
@@ -230,7 +233,7 @@ def _fill_preprocess(parser: _Parser) -> None:
 def _pretrain(options: argparse.Namespace) -> int | None:
     from megatron_dream.config.load import load_config, to_yaml
 
-    config = load_config(options.config, options.overrides)
+    config: RunConfig = load_config(options.config, options.overrides)
     if options.print_config:
         print(to_yaml(config), end="")
         return 0
@@ -294,7 +297,7 @@ def _fill_verify_export(parser: _Parser) -> None:
 
 
 def _reshard(options: argparse.Namespace) -> None:
-    from megatron_dream.checkpoint.reshard import reshard
+    from megatron_dream.training.reshard import reshard
 
     reshard(options.checkpoint, options.out, tp=options.tp, pp=options.pp)
 

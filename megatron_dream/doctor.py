@@ -266,9 +266,8 @@ def _print_table(rows: list[Row]) -> None:
         from rich.text import Text
     except ImportError:
         for row in rows:
-            print(
-                f"{row.name}: {row.version} - {row.purpose}; {'' if row.is_present else row.install}"
-            )
+            advice = "" if row.is_present else f"; {row.install}"
+            print(f"{row.name}: {row.version} - {row.purpose}{advice}")
         return
     table = Table(pad_edge=False)
     table.add_column("what", no_wrap=True)

@@ -49,12 +49,20 @@ class CheckpointWriter:
         ranks: this process's place.
         keep_last: complete checkpoints to keep, at least 1.
         asynchronous: write in a forked process while training goes on.
+        moves_latest: point ``latest`` at what is saved and remove old checkpoints; False for a
+            checkpoint that stands alone.
     """
 
     def __init__(
-        self, folder: Path | str, ranks: Ranks, *, keep_last: int = 2, asynchronous: bool = False
+        self,
+        folder: Path | str,
+        ranks: Ranks,
+        *,
+        keep_last: int = 2,
+        asynchronous: bool = False,
+        moves_latest: bool = True,
     ) -> None:
-        self.folder, self.ranks = Path(folder), ranks
+        self.folder, self.ranks, self.moves_latest = Path(folder), ranks, moves_latest
         self.keep_last, self.asynchronous = max(1, keep_last), asynchronous
         self._calls: Any = None
         if asynchronous:
@@ -135,10 +143,11 @@ class CheckpointWriter:
         dist.all_gather_object(gathered, described)
         if self.ranks.rank == 0:
             files = {file: entry for part in gathered for file, entry in part.items()}
-            _publish_folder(
-                temporary, self.folder / name, dataclasses.replace(metadata, files=files)
-            )
-            _remove_old(self.folder, self.keep_last)
+            target = self.folder / name
+            _publish_folder(temporary, target, dataclasses.replace(metadata, files=files))
+            if self.moves_latest:
+                _point_latest(target)
+                _remove_old(self.folder, self.keep_last)
         barrier()
 
 
@@ -151,7 +160,7 @@ def _fsync_files(folder: Path) -> None:
 
 
 def _publish_folder(temporary: Path, target: Path, metadata: CheckpointMetadata) -> None:
-    """Complete ``temporary``, give it its name and point ``latest`` at it."""
+    """Complete ``temporary`` and give it its name."""
     _fsync_files(temporary)
     write_json(temporary / FILE_NAME, dataclasses.asdict(metadata))
     if target.exists():  # an earlier save of the same step
@@ -163,6 +172,9 @@ def _publish_folder(temporary: Path, target: Path, metadata: CheckpointMetadata)
     else:
         os.replace(temporary, target)
     fsync_folder(target.parent)
+
+
+def _point_latest(target: Path) -> None:
     with atomic_write(target.parent / LATEST) as stream:
         stream.write(f"{target.name}\n")
 

@@ -1,7 +1,7 @@
 """Turn YAML nodes into the types that a dataclass declares, and say exactly where one does not fit.
 
 Works on composed nodes, not on loaded values: a node still knows its line and what was written, so
-``1e-5`` (text to PyYAML) is a float here, ``010`` is not silently octal, and no tag builds an object.
+``1e-5`` (text to PyYAML) is a float here, ``010`` is not silently octal, no tag builds an object.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def leaf_paths(cls: type, prefix: str = "") -> list[str]:
     paths: list[str] = []
     for name, kind in field_types(cls).items():
         path = f"{prefix}{name}"
-        paths += leaf_paths(kind, f"{path}.") if dataclasses.is_dataclass(kind) else [path]
+        is_section = isinstance(kind, type) and dataclasses.is_dataclass(kind)
+        paths += leaf_paths(kind, f"{path}.") if is_section else [path]
     return paths
 
 

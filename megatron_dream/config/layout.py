@@ -1,6 +1,6 @@
 """The parallel layout of a run as one equation, and the refusal of layouts that compute wrongly.
 
-world size = TP x PP x CP x DP and global batch = micro batch x DP x accumulation, with every operand
+world size = TP x PP x CP x DP and global batch = micro batch x DP x accumulation, every operand
 printed. TP splits heads and vocabulary, PP layers (VP chunks of them a rank), CP the sequence in
 2 x CP zigzag chunks, sequence parallelism (SP) the sequence over the TP group between its layers.
 """
@@ -166,8 +166,8 @@ def _engine_problem(layout: Layout, config: RunConfig) -> str | None:
     parallel = config.parallel
     if parallel.overlap_param_gather and not parallel.use_distributed_optimizer:
         return (
-            "parallel.overlap_param_gather needs parallel.use_distributed_optimizer; turn the first "
-            "off or the second on"
+            "parallel.overlap_param_gather needs parallel.use_distributed_optimizer; turn the "
+            "first off or the second on"
         )
     if parallel.overlap_param_gather and not parallel.overlap_grad_reduce:
         return (

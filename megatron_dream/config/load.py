@@ -1,7 +1,7 @@
-"""Read a run's configuration: a YAML file, then dotted overrides, both through one typed converter.
+"""Read a run's configuration: a YAML file, then dotted overrides, through one typed converter.
 
-Where it sits: ``cli.py`` calls ``load_config``; the result goes to ``validate.py`` and ``layout.py``
-before anything starts. Nothing here knows what a field means; ``convert.py`` knows types only.
+``cli.py`` calls ``load_config``; the result goes to ``validate.py`` and ``layout.py`` before
+anything starts. Nothing here knows what a field means; ``convert.py`` knows types only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Every configuration field of a training run, with its type, default and unit.
 
-A field that is not here does not exist: ``load.py`` refuses unknown names. Values that Megatron-LM's
-``arguments.py`` would set silently are fields too; docs/configuration.md compares the defaults.
+A field that is not here does not exist: ``load.py`` refuses unknown names. Values that
+Megatron-LM's ``arguments.py`` would set silently are fields too; docs/configuration.md compares the
+defaults.
 """
 
 from __future__ import annotations

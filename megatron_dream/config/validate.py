@@ -1,4 +1,4 @@
-"""Check a configuration before anything starts: ranges of numbers, and fields that need one another.
+"""Check a configuration before anything starts: ranges of numbers, fields that need one another.
 
 What depends on the number of processes is in ``layout.py``. Every error is one sentence that names
 the field and says what to do.
@@ -162,8 +162,8 @@ def _diffusion_faults(config: RunConfig) -> Iterator[str]:
         yield "diffusion.attention: anneal needs diffusion.anneal_steps above 0; give the steps"
     if diffusion.attention == "full" and diffusion.anneal_steps:
         yield (
-            "diffusion.anneal_steps is set and diffusion.attention is full; set attention to anneal "
-            "or the steps to 0"
+            "diffusion.anneal_steps is set and diffusion.attention is full; set attention to "
+            "anneal or the steps to 0"
         )
     if diffusion.complementary and batch % 2:
         yield (

@@ -1,8 +1,8 @@
 """Folders of the index cache: complete or absent, however many processes make them at once.
 
-On a cluster the first process of each node may build into one shared folder, and containers give them
-all the same process id. So each builds under a name of its own and the first rename wins; what is
-there is never replaced, since others may have it memory-mapped.
+On a cluster the first process of each node may build into one shared folder, and containers give
+them all the same process id. So each builds under a name of its own and the first rename wins;
+what is there is never replaced, since others may have it memory-mapped.
 """
 
 from __future__ import annotations

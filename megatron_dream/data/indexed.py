@@ -3,7 +3,8 @@
 megatron-core trusts the index: a truncated or foreign file ends there in an assertion or in wrong
 tokens. Here the header, the counts and the offsets are compared with the files' lengths first. The
 sidecar ``P.json`` of ``megatron-dream preprocess`` tells which tokenizer made the ids; files from
-elsewhere have none, and then only the ids themselves can be checked (data/pretrain.py, a row at a time).
+elsewhere have none, and then only the ids themselves can be checked (data/pretrain.py, a row at a
+time).
 """
 
 from __future__ import annotations
@@ -106,8 +107,8 @@ def _read_header(idx: Path) -> tuple[type[np.generic], int, int]:
         raw = stream.read(_HEADER.size)
     if raw[: len(MAGIC)] != MAGIC[: len(raw)] or not raw:
         raise DataError(
-            f"{idx} is no Megatron index (it does not begin with MMIDIDX); give the prefix of files "
-            f"that preprocess wrote."
+            f"{idx} is no Megatron index (it does not begin with MMIDIDX); give the prefix of "
+            f"files that preprocess wrote."
         )
     if len(raw) < _HEADER.size:
         raise DataError(f"{idx} is truncated inside its header; {_MAKE_AGAIN}.")
@@ -167,8 +168,8 @@ def _check_length(idx: Path, binary: Path, expected: int, actual: int) -> None:
     if expected != actual:
         fault = "is truncated" if actual < expected else "is longer than its index says"
         raise DataError(
-            f"{binary} {fault}: {idx.name} needs {expected} bytes, it has {actual}; copy both files "
-            f"again or {_MAKE_AGAIN}."
+            f"{binary} {fault}: {idx.name} needs {expected} bytes, it has {actual}; copy both "
+            f"files again or {_MAKE_AGAIN}."
         )
     if actual == 0:
         raise DataError(f"{binary} holds no tokens; drop it from the blend or {_MAKE_AGAIN}.")
@@ -206,8 +207,8 @@ def check_sidecar(
     found = sidecar.get("tokenizer_fingerprint")
     if found is not None and found != fingerprint:
         raise DataError(
-            f"{files.bin_path} was made with the tokenizer {str(found)[:16]} ({path.name}), the run's "
-            f"is {fingerprint[:16]}; set tokenizer.path to the one used or preprocess again."
+            f"{files.bin_path} was made with the tokenizer {str(found)[:16]} ({path.name}), the "
+            f"run's is {fingerprint[:16]}; set tokenizer.path to the one used or preprocess again."
         )
     if sidecar.get("eod_id") not in (None, eod_id):
         raise DataError(
@@ -221,8 +222,8 @@ def check_sidecar(
         )
     if needs_eod and sidecar.get("append_eod") is False:
         raise DataError(
-            f"{files.bin_path} was made without --append-eod, so data.document_masks finds no document "
-            f"ends; preprocess again with --append-eod or turn document_masks off."
+            f"{files.bin_path} was made without --append-eod, so data.document_masks finds no "
+            f"document ends; preprocess again with --append-eod or turn document_masks off."
         )
 
 

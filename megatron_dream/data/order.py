@@ -1,9 +1,9 @@
 """Which row of which source stands at which ordinal: the blend's order, and epochs within a source.
 
-Both are functions of what comes before: asking for more samples never changes those already planned.
-The blend is megatron-core's greedy order (each sample goes to the source furthest behind its weight),
-of which a longer one begins with every shorter one. A source's rows return in a new order each epoch, by
-a permutation that is computed for one index at a time and needs no memory.
+Both are functions of what comes before: asking for more samples never changes those already
+planned. The blend is megatron-core's greedy order (each sample goes to the source furthest behind
+its weight), of which a longer one begins with every shorter one. A source's rows return in a new
+order each epoch, by a permutation that is computed for one index at a time and needs no memory.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MASK64 = 2**64 - 1
 
 
 def _mix(value: int) -> int:
-    """Steele, Lea and Flood's 64-bit finaliser (SplitMix64): every input bit moves every output bit."""
+    """SplitMix64's finaliser (Steele, Lea, Flood 2014): all 64 input bits move all output bits."""
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK64
     return value ^ (value >> 31)

@@ -1,14 +1,17 @@
 """Clean rows of a pretraining blend by ordinal: token files > row of a source > row of the blend.
 
-What a row is comes from megatron-core's GPTDataset: documents shuffled, laid end to end, cut into rows,
-rows shuffled. Its items are not used: it writes 0 over tokens equal to its pad id, and its index is
-local to a source. Each dataset is built for exactly one epoch, so that its order does not depend on how
-long the run is; later epochs permute it (data/order.py).
+What a row is comes from megatron-core's GPTDataset: documents shuffled, laid end to end, cut into
+rows, rows shuffled. Its items are not used: it writes 0 over tokens equal to its pad id, and its
+index is local to a source. Each dataset is built for exactly one epoch, so that its order does not
+depend on how long the run is; later epochs permute it (data/order.py).
 """
 
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +57,18 @@ class _Vocabulary:
     unique_identifiers: str
 
 
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Silence a logger below errors."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 class SourceRows:
     """Rows of one source, without BOS: ``rows[i]`` for i = 0, 1, ... over all epochs.
 
@@ -86,8 +101,8 @@ class SourceRows:
         self.rows_per_epoch = files.num_tokens // row_tokens
         if self.rows_per_epoch == 0:
             raise DataError(
-                f"{files.bin_path} has {files.num_tokens} tokens, less than one row of {row_tokens}; "
-                f"add documents, shorten data.sequence_length or drop the source."
+                f"{files.bin_path} has {files.num_tokens} tokens, less than one row of "
+                f"{row_tokens}; add documents, shorten data.sequence_length or drop the source."
             )
         stat = files.idx_path.stat()
         identity = [str(files.prefix.absolute()), files.bin_bytes, stat.st_size, stat.st_mtime_ns]
@@ -99,7 +114,8 @@ class SourceRows:
         """Write the index if it is missing; for one process a node."""
         if self.folder.exists():
             return
-        dataset = self._gpt_dataset(defer=False)
+        with _quiet("megatron.core.datasets.gpt_dataset"):  # it warns that it saves nothing itself
+            dataset = self._gpt_dataset(defer=False)
         with publish_folder(self.folder) as folder:
             for part in _INDEX_PARTS:
                 np.save(folder / f"{part}.npy", getattr(dataset, part))
@@ -113,7 +129,8 @@ class SourceRows:
             checksum = json.loads(path.read_text(encoding="utf-8"))["idx_sha256"]
         except (OSError, ValueError, KeyError) as error:
             raise DataError(
-                f"The index cache {self.folder} is incomplete; remove it and start again."
+                f"The index {self.folder} is missing or incomplete; remove it and start again, "
+                f"with data.cache_folder where every process sees it."
             ) from error
         return {
             "name": self.files.prefix.name,
@@ -132,9 +149,7 @@ class SourceRows:
         row = epoch_position(
             local, self.rows_per_epoch, seed=self.seed, source=self.position, epoch=epoch
         )
-        if self._dataset is None:
-            self._dataset = self._gpt_dataset(defer=True)
-        text, documents = self._dataset._query_document_sample_shuffle_indices(row)
+        text, documents = self._open()._query_document_sample_shuffle_indices(row)
         tokens = text.astype(np.int32)
         # Seen as unsigned, negative ids are too large as well.
         if (
@@ -144,21 +159,25 @@ class SourceRows:
             self._refuse(tokens, documents, row)
         return tokens
 
+    def _open(self) -> GPTDataset:
+        """The dataset, opened by the process that reads."""
+        if self._dataset is None:
+            self._dataset = self._gpt_dataset(defer=True)
+        return self._dataset
+
     def _refuse(self, tokens: NDArray[np.int32], documents: NDArray[np.int64], row: int) -> None:
         unknown = tokens[(tokens < 0) | (tokens >= self.ids.vocab_size)]
         found = int(unknown[0]) if unknown.size else self.ids.mask_id
-        document = next(
-            (int(d) for d in documents if found in self._dataset.dataset.get(int(d))),  # type: ignore[union-attr]
-            int(documents[0]),
-        )
+        indexed = self._open().dataset
+        holders = [int(document) for document in documents if found in indexed.get(int(document))]
         fault = (
             f"id {found}, the tokenizer has 0..{self.ids.vocab_size - 1}"
             if unknown.size
             else f"the mask token {found}, which marks noise only"
         )
         raise DataError(
-            f"{self.files.bin_path}, document {document} (row {row}) holds {fault}; preprocess it "
-            f"again with the run's tokenizer."
+            f"{self.files.bin_path}, document {holders[0]} (row {row}) holds {fault}; preprocess "
+            f"it again with the run's tokenizer."
         )
 
     def _gpt_dataset(self, *, defer: bool) -> GPTDataset:

@@ -1,8 +1,8 @@
 """The outermost wrapper: a row by its ordinal, noised, weighed and shifted.
 
-Noise is keyed by the ordinal in the stage's stream, never by a row's number in a file (the masks would
-return each epoch) nor by its index in a source (sources would share them). Everything below this
-class is clean text; everything above it moves bytes.
+Noise is keyed by the ordinal in the stage's stream, never by a row's number in a file (the masks
+would return each epoch) nor by its index in a source (sources would share them). Everything below
+this class is clean text; everything above it moves bytes.
 """
 
 from __future__ import annotations
@@ -122,9 +122,9 @@ def make_row(
 class NoisedStream:
     """Rows by ordinal; a pure function of its arguments, picklable for worker processes.
 
-    With ``diffusion.complementary`` ordinals 2k and 2k + 1 share sample k and its noise, the second with
-    the complement mask. With ``data.random_length`` p a row is cut with probability p to a uniform
-    length; the rest is dead padding.
+    With ``diffusion.complementary`` ordinals 2k and 2k + 1 share sample k and its noise, the
+    second with the complement mask. With ``data.random_length`` p a row is cut with probability p
+    to a uniform length; the rest is dead padding.
 
     Args:
         rows: clean rows of the blend.

@@ -1,9 +1,9 @@
 """From clean tokens and noise to what the model reads and is asked: one function for every stage.
 
 The adapted network keeps the autoregressive habit (SPEC 2): the hidden state at i - 1 predicts
-token i. So labels, weights and the PREDICTED flag of token i are stored at i - 1, rolled left inside
-their segment, here in the data path: no rank ever needs its neighbour's column, and slicing a row
-afterwards is harmless.
+token i. So labels, weights and the PREDICTED flag of token i are stored at i - 1, rolled left
+inside their segment, here in the data path: no rank ever needs its neighbour's column, and slicing
+a row afterwards is harmless.
 """
 
 from __future__ import annotations

@@ -73,13 +73,9 @@ def _powers(decay: float, count: int) -> Floats:
     return powers
 
 
-def _left_sum(context_BS: Floats, starts_S: NDArray[np.intp] | None, p: float) -> Floats:
-    """f_n = sum over context m < n in n's segment of p (1 - p)^(n - m - 1)."""
-    total_BS = lfilter([0.0, p], [1.0, p - 1.0], context_BS, axis=-1)
-    if starts_S is not None:
-        age_S = np.arange(starts_S.size) - starts_S
-        total_BS -= _powers(1.0 - p, starts_S.size)[age_S] * total_BS[..., starts_S]
-    return total_BS
+def _filter(context_BS: Floats, p: float) -> Floats:
+    """f_n = sum over m < n of p (1 - p)^(n - m - 1) context_m, along the last axis."""
+    return lfilter([0.0, p], [1.0, p - 1.0], context_BS, axis=-1)
 
 
 def _segment_bounds(is_start_S: Bools) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None:
@@ -115,12 +111,14 @@ def cart_sums(is_context: Bools, is_start: Bools | None = None, *, p: float = 0.
         rows = [cart_sums(c, s, p=p) for c, s in zip(is_context, is_start, strict=True)]
         return np.stack(rows) if rows else np.zeros(is_context.shape)
     context = is_context.astype(np.float64)
+    sides = _filter(np.stack((context, context[..., ::-1])), p)  # from the left, from the right
     bounds = None if is_start is None else _segment_bounds(is_start)
-    first, last = (None, None) if bounds is None else bounds
-    mirrored = None if last is None else context.shape[-1] - 1 - last[::-1]
-    left = _left_sum(context, first, p)
-    right = _left_sum(context[..., ::-1], mirrored, p)[..., ::-1]
-    return 0.5 * (left + right)
+    if bounds is not None:
+        length, positions = context.size, np.arange(context.size)
+        mirrored = length - 1 - bounds[1][::-1]  # where segments start, read from the right
+        for side, first in zip(sides, (bounds[0], mirrored), strict=True):
+            side -= _powers(1.0 - p, length)[positions - first] * side[first]
+    return 0.5 * (sides[0] + sides[1][..., ::-1])
 
 
 def cart_weights(

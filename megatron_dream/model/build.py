@@ -31,6 +31,10 @@ def _recompute_fields(training: TrainingConfig) -> dict[str, Any]:
     }
 
 
+def _leave_as_it_is(weight: torch.Tensor) -> torch.Tensor:
+    return weight
+
+
 def transformer_config(
     model: ModelConfig, parallel: ParallelConfig, training: TrainingConfig, *, spec: str = "local"
 ) -> Any:
@@ -61,8 +65,11 @@ def transformer_config(
         add_qkv_bias=model.add_qkv_bias,
         attention_dropout=model.attention_dropout,
         hidden_dropout=model.hidden_dropout,
-        init_method_std=model.init_method_std,
-        perform_initialization=False,  # initialize.py draws the weights
+        # initialize.py draws the weights. megatron-core's initialisation must still run: it marks which
+        # tensors are cut, which gradient norms and checkpoints rely on.
+        init_method=_leave_as_it_is,
+        output_layer_init_method=_leave_as_it_is,
+        embedding_init_method=_leave_as_it_is,
         use_cpu_initialization=not on_gpu,
         params_dtype=dtype,
         pipeline_dtype=dtype,

@@ -68,7 +68,7 @@ def initialize_weights(model: Any, *, seed: int, std: float, tp_rank: int, tp_si
             continue
         source = "embedding.word_embeddings.weight" if _is_tied_copy(name, tied) else name
         spread = _standard_deviation(source, std, model.config.num_layers)
-        split = parameter.partition_dim if tp_size > 1 and parameter.tensor_model_parallel else None
+        split = parameter.partition_dim if tp_size > 1 else None  # every matrix is cut
         shape = list(parameter.shape)
         # The table's padding depends on TP: rows are drawn for the real vocabulary, padding is zero.
         rows = model.real_vocab_size if "layers" not in name else None

@@ -69,10 +69,14 @@ def write_tokenizer_files(
     with atomic_write(folder / "merges.txt") as stream:
         stream.write("#version: 0.2\n")
         for left, right in merge_pairs(model["merges"]):
-            pair = f"{left}\n{right}".replace(" ", SPACE_SYMBOL) if has_spaces else f"{left}\n{right}"
+            pair = (
+                f"{left}\n{right}".replace(" ", SPACE_SYMBOL) if has_spaces else f"{left}\n{right}"
+            )
             stream.write(pair.replace("\n", " ") + "\n")
     write_json(folder / "added_tokens.json", {token.content: token.id for token in added})
-    write_json(folder / "special_tokens_map.json", {**_NAMED, "additional_special_tokens": _ADDITIONAL})
+    write_json(
+        folder / "special_tokens_map.json", {**_NAMED, "additional_special_tokens": _ADDITIONAL}
+    )
     write_json(
         folder / "tokenizer_config.json",
         _tokenizer_config(added, tokenizer_class, model_max_length),

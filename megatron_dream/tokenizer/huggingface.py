@@ -92,7 +92,11 @@ class HuggingFaceTokenizer(Tokenizer):
     def _is_qwen2(self) -> bool:
         """Whether transformers' Qwen2Tokenizer, which builds its own pipeline, gives the same ids."""
         normal = (self._json.get("normalizer") or {}).get("type") == "NFC"
-        return normal and self._is_byte_level and QWEN2_SPLIT in json.dumps(self._json["pre_tokenizer"])
+        return (
+            normal
+            and self._is_byte_level
+            and QWEN2_SPLIT in json.dumps(self._json["pre_tokenizer"])
+        )
 
     def _encode_plain(self, text: str) -> list[int]:
         return self._library.encode(text, add_special_tokens=False).ids

@@ -30,7 +30,9 @@ class InputFile:
     size: int  # bytes on disk
 
 
-def list_inputs(inputs: Sequence[Path | str], suffixes: Sequence[str] = (".py",)) -> list[InputFile]:
+def list_inputs(
+    inputs: Sequence[Path | str], suffixes: Sequence[str] = (".py",)
+) -> list[InputFile]:
     """Every file of ``inputs``, in their order; folders are walked in sorted order.
 
     Args:

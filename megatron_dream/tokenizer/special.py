@@ -90,9 +90,7 @@ def missing_tokens(
     return new
 
 
-def _missing_in_qwen2(
-    ids: Mapping[str, int], known: set[str], where: str
-) -> list[AddedToken]:
+def _missing_in_qwen2(ids: Mapping[str, int], known: set[str], where: str) -> list[AddedToken]:
     wanted = dict(QWEN2_IDS)
     at_id = {number: name for name, number in ids.items()}
     for number, name in enumerate(_QWEN25_TOKENS, start=_QWEN25_FIRST_ID):

@@ -17,10 +17,10 @@ from ..checkpoint.metadata import CheckpointMetadata
 from ..checkpoint.save import CheckpointWriter, step_folder
 from ..config.layout import Layout
 from ..config.schema import RunConfig
-from ..data.loader import MicroBatchIterator
 from ..data.stream import NoisedStream
 from ..errors import DataError
 from ..parallel import Ranks
+from .batches import micro_batch_iterators
 from .log import RunLog
 from .metrics import StepReport
 from .optimizer import update
@@ -75,8 +75,10 @@ class TrainingLoop:
             consumed_samples=self.consumed,
         )
         self.log.start_bar(self.step)
-        iterators = self._iterators(
+        iterators = micro_batch_iterators(
             self.train_stream,
+            self.ranks,
+            self.layout,
             self.consumed,
             self.layout.num_microbatches,
             stop=training.train_steps * training.global_batch_size,
@@ -172,7 +174,7 @@ class TrainingLoop:
         stream = self.valid_stream
         report = validate(
             self._valid_runner,
-            lambda: self._iterators(stream, 0, count),
+            lambda: micro_batch_iterators(stream, self.ranks, self.layout, 0, count),
             count,
             step=self.step,
             source_names=self._names(self.config.data.valid),
@@ -229,37 +231,3 @@ class TrainingLoop:
 
     def _names(self, sources: list[Any]) -> list[str]:
         return [source.name or Path(source.prefix).name for source in sources]
-
-    def _iterators(
-        self,
-        stream: NoisedStream,
-        consumed: int,
-        num_microbatches: int,
-        *,
-        stop: int | None = None,
-        workers: int = 0,
-    ) -> list[Any]:
-        """One iterator a model chunk; each chunk of an interleaved pipeline reads for itself."""
-        ranks = self.ranks
-        last = len(self.model) - 1
-        return [
-            MicroBatchIterator(
-                stream,
-                consumed=consumed,
-                micro_batch_size=self.layout.micro_batch_size,
-                num_microbatches=num_microbatches,
-                dp_rank=ranks.dp_rank,
-                dp_size=ranks.dp_size,
-                tp_group=ranks.tp_group,
-                tp_rank=ranks.tp_rank,
-                tp_source_rank=ranks.tp_source,
-                cp_rank=ranks.cp_rank,
-                cp_size=ranks.cp_size,
-                is_first_stage=ranks.pp_rank == 0 and index == 0,
-                is_last_stage=ranks.is_last_pipeline_rank and index == last,
-                device=device.current_device(),
-                num_workers=workers,
-                stop_ordinal=stop,
-            )
-            for index in range(len(self.model))
-        ]

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Iterator
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from megatron_dream import parallel
 from megatron_dream.config.schema import (
@@ -67,10 +64,19 @@ def run_config(case: Case) -> RunConfig:
 
 
 class RandomRows:
-    """Rows through the real data path (diffusion/rows.py), over random tokens."""
+    """A stream of random rows through the product's own ``make_row``, by ordinal."""
 
     def __init__(self, case: Case) -> None:
+        from megatron_dream.diffusion.noise import NoiseStream
+
         self.case = case
+        self.diffusion = DiffusionConfig(**case.diffusion)
+        self.noise = NoiseStream(case.seed, "pretrain", "train")
+        self.sequence_length = SEQUENCE
+        self.has_whole_rows = case.rows in ("plain", "empty")
+
+    def __len__(self) -> int:
+        return 1 << 20
 
     def segments(self, ordinal: int) -> tuple[list[int], int]:
         """(segment lengths, dead tokens at the end) of a row."""
@@ -86,7 +92,119 @@ class RandomRows:
     def __getitem__(self, ordinal: int) -> Any:
         from megatron_dream.data.stream import make_row
 
-        generator = torch.Generator().manual_seed(1000 * self.case.seed + ordinal)
-        tokens = torch.randint(0, VOCAB - 1, (SEQUENCE,), generator=generator).numpy()
+        generator = np.random.default_rng([self.case.seed, ordinal])
+        tokens = generator.integers(0, VOCAB - 1, SEQUENCE).astype(np.int32)
         lengths, dead = self.segments(ordinal)
-        return make_row(self, tokens, lengths, dead, ordinal)
+        unmaskable = self.case.rows == "empty" and ordinal % 2 == 0
+        return make_row(
+            tokens,
+            lengths,
+            dead,
+            ordinal,
+            noise=self.noise,
+            diffusion=self.diffusion,
+            mask_id=VOCAB - 1,
+            is_maskable=np.zeros(SEQUENCE, dtype=bool) if unmaskable else None,
+        )
+
+    def flags(self, ordinal: int) -> Any:
+        from megatron_dream.diffusion.rows import row_flags, segment_starts
+
+        lengths, dead = self.segments(ordinal)
+        return row_flags(segment_starts(lengths, SEQUENCE, dead), dead)
+
+
+class Run:
+    """A model on one layout with everything a step needs."""
+
+    def __init__(self, case: Case) -> None:
+        from megatron_dream.config.layout import resolve_layout
+        from megatron_dream.model.build import build_model
+        from megatron_dream.training.optimizer import (
+            build_optimizer,
+            build_scheduler,
+            wrap_data_parallel,
+        )
+
+        self.case = case
+        self.config = run_config(case)
+        self.layout = resolve_layout(self.config, parallel.launched_world_size())
+        self.ranks = parallel.start(self.config.parallel)
+        chunks = build_model(
+            self.config.model,
+            self.config.parallel,
+            self.config.training,
+            self.ranks,
+            objective=self.config.diffusion.objective,
+        )
+        self.model = wrap_data_parallel(chunks, self.config)
+        self.optimizer = build_optimizer(self.model, self.config)
+        self.scheduler = build_scheduler(self.optimizer, self.config)
+        self.stream = RandomRows(case)
+
+    def iterators(self, consumed: int = 0) -> list[Any]:
+        from megatron_dream.training.batches import micro_batch_iterators
+
+        count = self.layout.num_microbatches
+        return micro_batch_iterators(self.stream, self.ranks, self.layout, consumed, count)
+
+    def forward_backward(self, iterators: list[Any], step: int = 0) -> Any:
+        from megatron_dream.training.metrics import StepReport
+        from megatron_dream.training.step import StepRunner
+
+        runner = StepRunner(
+            self.model,
+            self.config.diffusion,
+            self.ranks,
+            micro_batch_size=self.layout.micro_batch_size,
+            sequence_length=SEQUENCE,
+            num_sources=1,
+        )
+        for chunk in self.model:
+            chunk.zero_grad_buffer()
+        self.optimizer.zero_grad()
+        return StepReport.of(
+            runner.run(iterators, self.layout.num_microbatches, step=step), ["random"]
+        )
+
+    def tensors(self, attribute: str) -> dict[str, Any]:
+        """``data`` or ``main_grad`` of every parameter by global name, with how it is cut."""
+        from megatron_dream.checkpoint.state import unwrap
+        from megatron_dream.model.initialize import global_parameters
+
+        found = {}
+        for chunk in self.model:
+            for name, parameter in global_parameters(unwrap(chunk)):
+                is_cut = getattr(parameter, "tensor_model_parallel", False)
+                axis = parameter.partition_dim if is_cut else None
+                value = getattr(parameter, attribute).detach().double().numpy().copy()
+                found[name] = (axis, value)
+        return found
+
+
+def gradients(case: Case) -> dict[str, Any]:
+    """Loss, report, initial weights and gradients of one global batch."""
+    run = Run(case)
+    weights = run.tensors("data")
+    report = run.forward_backward(run.iterators())
+    is_first = run.ranks.dp_rank == 0 and run.ranks.cp_rank == 0
+    return {
+        "report": report.as_dict(),
+        "tp_rank": run.ranks.tp_rank,
+        "weights": weights if is_first else {},
+        "gradients": run.tensors("main_grad") if is_first else {},
+    }
+
+
+def losses(case: Case) -> list[float]:
+    """Losses of ``case.steps`` steps with updates."""
+    from megatron_dream.training.optimizer import update
+
+    run = Run(case)
+    iterators = run.iterators()
+    found = []
+    for step in range(case.steps):
+        found.append(run.forward_backward(iterators, step).loss)
+        run.scheduler.step(1)
+        update(run.optimizer)
+    return found

@@ -1,9 +1,11 @@
 """Megatron-LM's ``tools/checkpoint/convert.py`` for the conversions that exist here.
 
-    python tools/checkpoint/convert.py --loader hf --saver mcore --load-dir HF --save-dir CHECKPOINT \
+Hugging Face to a checkpoint, back, and from one layout to another:
+
+    convert.py --loader hf --saver mcore --load-dir HF --save-dir CHECKPOINT \
         --target-tensor-parallel-size 2 --target-pipeline-parallel-size 1
-    python tools/checkpoint/convert.py --loader mcore --saver hf --load-dir CHECKPOINT --save-dir HF
-    python tools/checkpoint/convert.py --loader mcore --saver mcore --load-dir A --save-dir B ...
+    convert.py --loader mcore --saver hf --load-dir CHECKPOINT --save-dir HF
+    convert.py --loader mcore --saver mcore --load-dir A --save-dir B ...
 """
 
 import argparse

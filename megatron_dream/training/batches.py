@@ -1,0 +1,55 @@
+"""The micro-batches of this process: one iterator a model chunk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import device
+from ..config.layout import Layout
+from ..data.loader import MicroBatchIterator
+from ..parallel import Ranks
+
+
+def micro_batch_iterators(
+    stream: Any,
+    ranks: Ranks,
+    layout: Layout,
+    consumed: int,
+    num_microbatches: int,
+    *,
+    stop: int | None = None,
+    workers: int = 0,
+) -> list[MicroBatchIterator]:
+    """Iterators over ``stream`` from sample ``consumed`` on; chunks of an interleaved pipeline read alone.
+
+    Args:
+        stream: rows by ordinal.
+        ranks: this process's place.
+        layout: micro-batch size and chunks.
+        consumed: samples of finished updates.
+        num_microbatches: a step and data-parallel rank.
+        stop: first sample that is not read; None: no end.
+        workers: loader processes of each reading rank.
+    """
+    last = layout.vp - 1
+    return [
+        MicroBatchIterator(
+            stream,
+            consumed=consumed,
+            micro_batch_size=layout.micro_batch_size,
+            num_microbatches=num_microbatches,
+            dp_rank=ranks.dp_rank,
+            dp_size=ranks.dp_size,
+            tp_group=ranks.tp_group,
+            tp_rank=ranks.tp_rank,
+            tp_source_rank=ranks.tp_source,
+            cp_rank=ranks.cp_rank,
+            cp_size=ranks.cp_size,
+            is_first_stage=ranks.pp_rank == 0 and chunk == 0,
+            is_last_stage=ranks.is_last_pipeline_rank and chunk == last,
+            device=device.current_device(),
+            num_workers=workers,
+            stop_ordinal=stop,
+        )
+        for chunk in range(layout.vp)
+    ]
