@@ -15,11 +15,12 @@ from .metadata import CheckpointMetadata, read_metadata, resolve_checkpoint, ver
 from .state import (
     load_model_state,
     model_state,
+    optimizer_state,
     prepare_for_loading,
     separate_step_counters,
     sharding_options,
 )
-from .unpickle import restricted_reading
+from .unpickle import check_metadata, restricted_reading
 
 
 def verified_metadata(path: Path | str, ranks: Ranks) -> tuple[Path, CheckpointMetadata]:
@@ -46,6 +47,7 @@ def _read(folder: Path, state: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         FullyParallelLoadStrategyWrapper,
     )
 
+    check_metadata(folder / ".metadata")
     with restricted_reading():
         try:
             strategy = get_default_load_sharded_strategy(str(folder))
@@ -97,7 +99,7 @@ def load_training_state(
     options = sharding_options(metadata.optimizer_format or "fully_reshardable", ranks)
     state = model_state(chunks, options)
     prepare_for_loading(optimizer)
-    state["optimizer"] = optimizer.sharded_state_dict(state, is_loading=True, metadata=options)
+    state["optimizer"] = optimizer_state(optimizer, state, options, is_loading=True)
     loaded = _read(folder, state, ranks)
     load_model_state(chunks, loaded)
     optimizer.load_state_dict(loaded["optimizer"])

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from ..files import atomic_write, fsync_folder, write_json
 from ..parallel import Ranks, barrier
 from .metadata import FILE_NAME, LATEST, CheckpointMetadata, describe_file, list_files
-from .state import model_state, sharding_options
+from .state import model_state, optimizer_state, sharding_options
 
 _STEP_FOLDER = re.compile(r"step_(\d{8})")
 
@@ -112,7 +112,7 @@ class CheckpointWriter:
         )
         state = model_state(chunks, options)
         if optimizer is not None:
-            state["optimizer"] = optimizer.sharded_state_dict(state, metadata=options)
+            state["optimizer"] = optimizer_state(optimizer, state, options)
         if scheduler is not None:
             state["scheduler"] = scheduler.state_dict()
         return state

@@ -3,12 +3,16 @@
 Faults of megatron-core 0.16's distributed optimizer around torch's Adam (no Transformer Engine, no apex)
 are mended here: a fresh one has no state to load into; loading asks for a ``step`` that is stored elsewhere
 and copies into views of leaves; and afterwards all parameters share one ``step`` tensor, which would then
-advance once a parameter.
+advance once a parameter. A fourth is silent: with several buckets in a buffer (tied embeddings under
+pipelining, overlapped reduction) the fully reshardable format drops the padding between buckets but goes on
+to address tensors by offsets that count it, and so writes shifted moments; ``optimizer_state`` keeps it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -75,6 +79,32 @@ def _fill_state(optimizer: Any, model_parameter: Any, tensors: dict[str, torch.T
     for name, target in targets.items():
         if name != "step":
             target.copy_(tensors[name])
+
+
+@contextlib.contextmanager
+def _padding_kept(optimizer: Any) -> Iterator[None]:
+    """Make buckets and buffers call their whole length their content."""
+    buffers = [b for inner in _inner_optimizers(optimizer) for b in getattr(inner, "buffers", [])]
+    buckets = [bucket for buffer in buffers for bucket in buffer.buckets]
+    saved = [(item, item.numel_unpadded) for item in (*buffers, *buckets)]
+    for buffer in buffers:
+        buffer.numel_unpadded = buffer.numel
+    for bucket in buckets:
+        bucket.numel_unpadded = bucket.grad_data.numel()
+    try:
+        yield
+    finally:
+        for item, numel in saved:
+            item.numel_unpadded = numel
+
+
+def optimizer_state(
+    optimizer: Any, model: dict[str, Any], options: dict[str, Any], *, is_loading: bool = False
+) -> Any:
+    """Sharded state dict of the optimizer, beside the model's."""
+    reshardable = options["distrib_optim_sharding_type"] == "fully_reshardable"
+    with _padding_kept(optimizer) if reshardable else contextlib.nullcontext():
+        return optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=options)
 
 
 def _has_distributed_state(inner: Any) -> bool:

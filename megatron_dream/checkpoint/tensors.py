@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .unpickle import restricted_reading
+from .unpickle import check_metadata, restricted_reading
 
 
 class TensorReader:
@@ -28,6 +28,7 @@ class TensorReader:
         from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
         self.folder = Path(folder)
+        check_metadata(self.folder / ".metadata")
         with restricted_reading():
             metadata = FileSystemReader(str(folder)).read_metadata()
         self._tensors = {

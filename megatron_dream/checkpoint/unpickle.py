@@ -13,6 +13,7 @@ import io
 import pickle
 import types
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, Any
 
 import torch
@@ -53,6 +54,21 @@ class RestrictedUnpickler(pickle.Unpickler):
             f"the checkpoint's .metadata names {module}.{name}, which no checkpoint needs: it is "
             f"malicious or foreign; do not load it"
         )
+
+
+def check_metadata(path: Path) -> None:
+    """Read a checkpoint's ``.metadata`` once with the restricted unpickler.
+
+    torch would catch the refusal and go on to another file; asked first, it ends the load.
+
+    Raises:
+        CheckpointError: it names what no checkpoint needs, or is no pickle.
+    """
+    try:
+        with open(path, "rb") as stream:
+            RestrictedUnpickler(stream).load()
+    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); use another checkpoint") from None
 
 
 def _load(stream: IO[bytes], *args: Any, **kwargs: Any) -> Any:

@@ -121,6 +121,11 @@ def _faults(config: RunConfig) -> Iterator[str]:
         yield "checkpoint.run_folder is not given; name the folder that everything is written to"
     if not config.tokenizer.path:
         yield "tokenizer.path is not given; name the tokenizer that the data was preprocessed with"
+    if config.optimizer.optimizer == "sgd" and config.parallel.use_distributed_optimizer:
+        yield (
+            "optimizer.optimizer is sgd, but megatron-core's distributed optimizer knows only adam; "
+            "set parallel.use_distributed_optimizer to false"
+        )
     yield from _data_faults(config)
     yield from _diffusion_faults(config)
 

@@ -208,3 +208,71 @@ def losses(case: Case) -> list[float]:
         run.scheduler.step(1)
         update(run.optimizer)
     return found
+
+
+def metadata_of(run: Run, step: int, optimizer_format: str) -> Any:
+    from megatron_dream.checkpoint.metadata import CheckpointMetadata
+
+    layout = run.layout
+    return CheckpointMetadata(
+        model=dataclasses.asdict(run.config.model),
+        step=step,
+        consumed_samples=step * GLOBAL_BATCH,
+        has_optimizer=True,
+        optimizer_format=optimizer_format,
+        layout={"tp": layout.tp, "pp": layout.pp, "vp": layout.vp, "cp": layout.cp, "dp": layout.dp},
+        trained={"recipe": dataclasses.asdict(run.config)},
+    )
+
+
+def _steps(run: Run, first: int, count: int) -> list[float]:
+    from megatron_dream.training.optimizer import update
+
+    iterators = run.iterators(first * GLOBAL_BATCH)
+    found = []
+    for step in range(first, first + count):
+        found.append(run.forward_backward(iterators, step).loss)
+        run.scheduler.step(1)
+        update(run.optimizer)
+    return found
+
+
+def save_then_continue(
+    case: Case, folder: str, before: int, after: int, optimizer_format: str, asynchronous: bool = False
+) -> list[float]:
+    """Train, save, go on; the losses of the steps after the save."""
+    from megatron_dream.checkpoint.save import CheckpointWriter, step_folder
+
+    run = Run(case)
+    _steps(run, 0, before)
+    writer = CheckpointWriter(folder, run.ranks, asynchronous=asynchronous)
+    writer.save(
+        step_folder(before),
+        run.model,
+        metadata_of(run, before, optimizer_format),
+        optimizer=run.optimizer,
+        scheduler=run.scheduler,
+    )
+    losses = _steps(run, before, after)
+    writer.finish(wait=True)
+    return losses
+
+
+def resume(case: Case, folder: str, after: int) -> list[float]:
+    """Load the latest checkpoint on this case's layout and go on."""
+    from megatron_dream.checkpoint.load import load_training_state
+
+    run = Run(case)
+    metadata = load_training_state(folder, run.model, run.optimizer, run.scheduler, run.ranks)
+    return _steps(run, metadata.step, after)
+
+
+def load_error(case: Case, folder: str) -> str:
+    """The sentence that loading ends with."""
+    from megatron_dream.errors import CheckpointError
+
+    try:
+        resume(case, folder, 0)
+    except CheckpointError as error:
+        return str(error)
+    return ""
