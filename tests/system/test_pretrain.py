@@ -1,0 +1,156 @@
+"""``megatron-dream pretrain`` as a user types it: training, crash, resume, refusals."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from megatron_dream.checkpoint.metadata import read_metadata, resolve_checkpoint, verify_files
+from megatron_dream.checkpoint.tensors import TensorReader
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(Path(__file__).parent))
+
+from conftest import command_line, environment  # noqa: E402
+
+Command = Callable[..., Any]
+
+
+def log_of(run: Path) -> list[dict[str, Any]]:
+    """Finished lines of a run's log."""
+    path = run / "log.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+
+
+def kill_at_step(config: Path, run: Path, step: int, *words: str) -> None:
+    """Start a run and kill it with SIGKILL as soon as its log shows ``step``."""
+    command = command_line("pretrain", "--config", str(config), *words)
+    process = subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if any(entry["event"] == "step" and entry["step"] >= step for entry in log_of(run)):
+            break
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+
+
+def assert_equal_checkpoints(first: Path, second: Path) -> None:
+    readers = [TensorReader(resolve_checkpoint(folder / "checkpoints")) for folder in (first, second)]
+    assert readers[0].names() == readers[1].names()
+    assert any("exp_avg_sq" in name for name in readers[0].names())
+    for name in readers[0].names():
+        assert torch.equal(readers[0].read(name), readers[1].read(name)), name
+
+
+def test_killed_and_resumed_run_is_bit_equal(
+    config_file: Path, tmp_path: Path, run_command: Command
+) -> None:
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    config = str(config_file)
+    run_command("pretrain", "--config", config, "--checkpoint.run_folder", str(straight))
+    kill_at_step(config_file, killed, 13, "--checkpoint.run_folder", str(killed))
+    assert resolve_checkpoint(killed).name == "step_00000010"
+    run_command("pretrain", "--config", config, "--checkpoint.run_folder", str(killed))
+    assert_equal_checkpoints(straight, killed)
+    by_step = {e["step"]: e["loss"] for e in log_of(straight) if e["event"] == "step"}
+    again = {e["step"]: e["loss"] for e in log_of(killed) if e["event"] == "step"}
+    assert by_step == again and len(by_step) == 20
+
+
+def test_two_processes_adapt_an_autoregressive_model(
+    config_file: Path, tmp_path: Path, run_command: Command
+) -> None:
+    config, ar = str(config_file), str(tmp_path / "ar")
+    run_command(
+        "pretrain", "--config", config, "--diffusion.objective", "ar", "--checkpoint.run_folder", ar,
+        "--training.eval_interval", "20",
+    )  # fmt: skip
+    run_command(
+        "pretrain", "--config", config, "--checkpoint.init_from", ar, "--training.eval_interval", "20",
+        "--parallel.tensor_model_parallel_size", "2",
+        processes=2,
+    )  # fmt: skip
+    log = log_of(tmp_path / "run")
+    assert [e["event"] for e in log if e["event"] != "step"][-1] == "end"
+    validations = [e for e in log if e["event"] == "validation"]
+    assert validations[-1]["rows"] == 64 and 0 < validations[-1]["masked_cross_entropy"] < 7
+    status = run_command("status", str(tmp_path / "run")).stdout
+    assert "step_00000020" in status
+
+
+def test_resume_refuses_other_data_and_tokenizer(
+    config_file: Path, tmp_path: Path, run_command: Command
+) -> None:
+    config = str(config_file)
+    short = ["pretrain", "--config", config, "--training.train_steps"]
+    run_command(*short, "2")
+    refused = run_command(*short, "4", "--data.seed", "99", code=2).stderr
+    assert "index_hash" in refused and refused.count("\n") == 1
+    refused = run_command(*short, "4", "--diffusion.objective", "ar", code=2).stderr
+    assert "objective is diffusion there and ar here" in refused
+    refused = run_command(*short, "4", "--model.num_layers", "2", code=2).stderr
+    assert "model.num_layers is 4 there and 2 here" in refused
+
+
+def test_dry_run_writes_no_checkpoint(
+    config_file: Path, tmp_path: Path, run_command: Command
+) -> None:
+    run_command("pretrain", "--config", str(config_file), "--dry-run", "2")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def kill_during_saves(config: Path, tmp_path: Path, kills: int) -> None:
+    """Kill a run that saves at every step at random moments; what ``latest`` names must be whole."""
+    run = tmp_path / "run"
+    moments = random.Random(0)
+    last = 0
+    for _ in range(kills):
+        kill_at_step(
+            config, run, last + 1, "--checkpoint.save_interval", "1", "--training.train_steps", "4000"
+        ) if moments.random() < 0.3 else _kill_after(config, run, last, moments.uniform(0.0, 0.4))
+        if (run / "checkpoints" / "latest").exists():
+            folder = resolve_checkpoint(run)
+            metadata = read_metadata(folder)
+            assert verify_files(folder, metadata) is None
+            assert metadata.step >= last
+            last = metadata.step
+    assert last > 0
+
+
+def _kill_after(config: Path, run: Path, last: int, delay: float) -> None:
+    command = command_line(
+        "pretrain", "--config", str(config), "--checkpoint.save_interval", "1",
+        "--training.train_steps", "4000",
+    )  # fmt: skip
+    process = subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if any(entry["event"] == "checkpoint" and entry["step"] > last for entry in log_of(run)):
+            break
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.002)
+    time.sleep(delay)
+    process.kill()
+    process.wait()
+
+
+def test_kill_at_any_moment_of_a_save(config_file: Path, tmp_path: Path) -> None:
+    kill_during_saves(config_file, tmp_path, kills=3)
+
+
+@pytest.mark.acceptance
+def test_kill_at_twenty_moments_of_a_save(config_file: Path, tmp_path: Path) -> None:
+    kill_during_saves(config_file, tmp_path, kills=20)
