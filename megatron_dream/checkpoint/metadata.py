@@ -133,7 +133,9 @@ def verify_files(
     for index, (name, expected) in enumerate(sorted(metadata.files.items())):
         path = folder / name
         if Path(name).is_absolute() or ".." in Path(name).parts:
-            return f"{folder / FILE_NAME} lists {name!r}, outside the folder; use another checkpoint"
+            return (
+                f"{folder / FILE_NAME} lists {name!r}, outside the folder; use another checkpoint"
+            )
         if not path.is_file():
             return f"{path} is missing; use another checkpoint"
         if path.stat().st_size != expected["bytes"]:

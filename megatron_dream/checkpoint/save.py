@@ -107,9 +107,7 @@ class CheckpointWriter:
     def _state(
         self, chunks: list[Any], metadata: CheckpointMetadata, optimizer: Any, scheduler: Any
     ) -> dict[str, Any]:
-        options = sharding_options(
-            metadata.optimizer_format or "fully_reshardable", self.ranks
-        )
+        options = sharding_options(metadata.optimizer_format or "fully_reshardable", self.ranks)
         state = model_state(chunks, options)
         if optimizer is not None:
             state["optimizer"] = optimizer_state(optimizer, state, options)

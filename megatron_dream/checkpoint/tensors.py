@@ -72,7 +72,9 @@ class TensorReader:
                 piece = piece[layer - offsets[0] : layer - offsets[0] + 1]
                 offsets[0] = layer
             window = tuple(
-                slice(offset - (first if axis == 0 else 0), offset - (first if axis == 0 else 0) + n)
+                slice(
+                    offset - (first if axis == 0 else 0), offset - (first if axis == 0 else 0) + n
+                )
                 for axis, (offset, n) in enumerate(zip(offsets, piece.shape, strict=True))
             )
             result[window].copy_(piece)
@@ -94,7 +96,9 @@ class TensorReader:
     def _read_chunk(self, name: str, offset: tuple[int, ...]) -> Tensor:
         info = self._storage[(name, offset)]
         if Path(info.relative_path).name != info.relative_path:
-            raise CheckpointError(f"{self.folder}: {info.relative_path} leaves the folder; do not load it")
+            raise CheckpointError(
+                f"{self.folder}: {info.relative_path} leaves the folder; do not load it"
+            )
         with open(self.folder / info.relative_path, "rb") as stream:
             stream.seek(info.offset)
             data = stream.read(info.length)

@@ -100,13 +100,13 @@ def write_safetensors(
             for expected in names:
                 name, tensor = next(stream, (None, None))
                 if tensor is None or name != expected or tuple(tensor.shape) != shapes[expected]:
-                    raise ValueError(f"expected {expected} {shapes[expected]}, the stream has {name}")
+                    raise ValueError(
+                        f"expected {expected} {shapes[expected]}, the stream has {name}"
+                    )
                 _write_tensor(file, tensor, dtype)
                 weight_map[expected] = file_name
     if next(stream, None) is not None:
         raise ValueError("the stream has more tensors than planned")
     total = sum(num_bytes(shape, dtype) for shape in shapes.values())
-    write_json(
-        folder / INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": weight_map}
-    )
+    write_json(folder / INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": weight_map})
     return total

@@ -84,9 +84,7 @@ def layer_entries(model: ModelConfig, layer: int, spec: LayerSpec = "local") -> 
         *([qkv("bias")] if model.add_qkv_bias else []),
         one("self_attention.linear_proj.weight", "columns", f"{attention}o_proj.weight"),
         one(mlp_norm, "copy", f"{theirs}post_attention_layernorm.weight"),
-        one(
-            "mlp.linear_fc1.weight", "gate_up", f"{mlp}gate_proj.weight", f"{mlp}up_proj.weight"
-        ),
+        one("mlp.linear_fc1.weight", "gate_up", f"{mlp}gate_proj.weight", f"{mlp}up_proj.weight"),
         one("mlp.linear_fc2.weight", "columns", f"{mlp}down_proj.weight"),
     ]
 
@@ -229,6 +227,4 @@ def to_huggingface(entry: Entry, whole: Tensor, model: ModelConfig) -> dict[str,
     heights = [heads * head_dim(model) for heads in _heads_of_a_group(model)]
     grouped = whole.reshape(model.num_query_groups, sum(heights), *whole.shape[1:])
     parts = grouped.split(heights, dim=1)
-    return {
-        source: part.flatten(0, 1) for source, part in zip(entry.sources, parts, strict=True)
-    }
+    return {source: part.flatten(0, 1) for source, part in zip(entry.sources, parts, strict=True)}

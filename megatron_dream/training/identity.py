@@ -29,18 +29,27 @@ def run_metadata(
         tokenizer_fingerprint=tokenizer.fingerprint,
         tokenizer_path=str(config.tokenizer.path),
         special_token_ids={
-            name: getattr(tokenizer, f"{name}_id") for name in ("pad", "eos", "bos", "mask", "expand")
+            name: getattr(tokenizer, f"{name}_id")
+            for name in ("pad", "eos", "bos", "mask", "expand")
         },
         num_tokens=tokenizer.vocab_size,
         objective=config.diffusion.objective,
         index_hash=index_hash,
         optimizer=config.optimizer.optimizer,
         use_distributed_optimizer=config.parallel.use_distributed_optimizer,
-        layout={"tp": layout.tp, "pp": layout.pp, "vp": layout.vp, "cp": layout.cp, "dp": layout.dp},
+        layout={
+            "tp": layout.tp,
+            "pp": layout.pp,
+            "vp": layout.vp,
+            "cp": layout.cp,
+            "dp": layout.dp,
+        },
     )
 
 
-def _differences(saved: CheckpointMetadata, here: CheckpointMetadata, names: list[str]) -> list[str]:
+def _differences(
+    saved: CheckpointMetadata, here: CheckpointMetadata, names: list[str]
+) -> list[str]:
     return [
         f"{name} is {getattr(saved, name)} there and {getattr(here, name)} here"
         for name in names

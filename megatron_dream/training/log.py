@@ -108,7 +108,9 @@ class RunLog:
         now = time.monotonic()
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=step, line=line)
-        elif now - self._last_line >= self.config.plain_interval_seconds or step == self.total_steps:
+        elif (
+            now - self._last_line >= self.config.plain_interval_seconds or step == self.total_steps
+        ):
             self._last_line = now
             left = _duration(values["seconds_left"])
             self.say(f"step {step}/{self.total_steps}  {line}  left {left}")

@@ -52,7 +52,9 @@ def reshard(checkpoint: Path | str, out: Path | str, tp: int, pp: int) -> Path:
     if metadata.has_optimizer and metadata.optimizer_format == "dp_reshardable":
         _convert(folder, out, metadata)
         metadata = read_metadata(out)
-        write_json(out / FILE_NAME, dataclasses.asdict(dataclasses.replace(metadata, layout=layout)))
+        write_json(
+            out / FILE_NAME, dataclasses.asdict(dataclasses.replace(metadata, layout=layout))
+        )
     else:
         with atomic_folder(out) as temporary:
             for name in metadata.files:
@@ -66,9 +68,7 @@ def reshard(checkpoint: Path | str, out: Path | str, tp: int, pp: int) -> Path:
 
 def _check_layout(metadata: CheckpointMetadata, tp: int, pp: int) -> None:
     config = RunConfig(model=ModelConfig(**metadata.model))
-    config.parallel = ParallelConfig(
-        tensor_model_parallel_size=tp, pipeline_model_parallel_size=pp
-    )
+    config.parallel = ParallelConfig(tensor_model_parallel_size=tp, pipeline_model_parallel_size=pp)
     config.data.sequence_length = min(
         config.data.sequence_length, config.model.max_position_embeddings
     )

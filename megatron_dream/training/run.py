@@ -89,9 +89,7 @@ def _build(
     if ranks.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
         save_resolved(config, folder / "config.yaml")
-    log = RunLog(
-        folder, config.logging, config.training.train_steps, enabled=ranks.reports
-    )
+    log = RunLog(folder, config.logging, config.training.train_steps, enabled=ranks.reports)
     log.say(layout.equation())
     writer = CheckpointWriter(
         checkpoints,
@@ -142,7 +140,9 @@ def _resume(
     folder = resolve_checkpoint(checkpoints)
     saved = read_metadata(folder)
     if not saved.has_optimizer:
-        raise CheckpointError(f"{folder} holds weights only; set checkpoint.init_from to it instead")
+        raise CheckpointError(
+            f"{folder} holds weights only; set checkpoint.init_from to it instead"
+        )
     check_resume(saved, here, str(folder))
     load_training_state(folder, wrapped, optimizer, scheduler, ranks)
     return dataclasses.replace(

@@ -20,7 +20,9 @@ def read_log(run_folder: Path | str) -> list[dict[str, Any]]:
     """
     path = Path(run_folder) / LOG_FILE
     if not path.is_file():
-        raise DataError(f"{run_folder} is no run folder: {LOG_FILE} is missing; name a run's folder")
+        raise DataError(
+            f"{run_folder} is no run folder: {LOG_FILE} is missing; name a run's folder"
+        )
     lines = path.read_text(encoding="utf-8").splitlines()
     records = []
     for number, line in enumerate(lines, start=1):

@@ -220,7 +220,13 @@ def metadata_of(run: Run, step: int, optimizer_format: str) -> Any:
         consumed_samples=step * GLOBAL_BATCH,
         has_optimizer=True,
         optimizer_format=optimizer_format,
-        layout={"tp": layout.tp, "pp": layout.pp, "vp": layout.vp, "cp": layout.cp, "dp": layout.dp},
+        layout={
+            "tp": layout.tp,
+            "pp": layout.pp,
+            "vp": layout.vp,
+            "cp": layout.cp,
+            "dp": layout.dp,
+        },
         trained={"recipe": dataclasses.asdict(run.config)},
     )
 
@@ -238,7 +244,12 @@ def _steps(run: Run, first: int, count: int) -> list[float]:
 
 
 def save_then_continue(
-    case: Case, folder: str, before: int, after: int, optimizer_format: str, asynchronous: bool = False
+    case: Case,
+    folder: str,
+    before: int,
+    after: int,
+    optimizer_format: str,
+    asynchronous: bool = False,
 ) -> list[float]:
     """Train, save, go on; the losses of the steps after the save."""
     from megatron_dream.checkpoint.save import CheckpointWriter, step_folder

@@ -39,9 +39,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tied": {"model": {"tie_word_embeddings": True}},
     "ar": {"diffusion": {"objective": "ar"}},
     "uniform": {"diffusion": {"weight": "uniform"}},
-    "inverse_t, maskable": {
-        "diffusion": {"weight": "inverse_t", "denominator": "maskable_tokens"}
-    },
+    "inverse_t, maskable": {"diffusion": {"weight": "inverse_t", "denominator": "maskable_tokens"}},
     "full recomputation": {"training": {"recompute": "full"}},
     "selective recomputation": {"training": {"recompute": "selective"}},
     "micro-batch 2": {"micro_batch_size": 2},

@@ -48,7 +48,9 @@ def kill_at_step(config: Path, run: Path, step: int, *words: str) -> None:
 
 
 def assert_equal_checkpoints(first: Path, second: Path) -> None:
-    readers = [TensorReader(resolve_checkpoint(folder / "checkpoints")) for folder in (first, second)]
+    readers = [
+        TensorReader(resolve_checkpoint(folder / "checkpoints")) for folder in (first, second)
+    ]
     assert readers[0].names() == readers[1].names()
     assert any("exp_avg_sq" in name for name in readers[0].names())
     for name in readers[0].names():
@@ -119,7 +121,13 @@ def kill_during_saves(config: Path, tmp_path: Path, kills: int) -> None:
     last = 0
     for _ in range(kills):
         kill_at_step(
-            config, run, last + 1, "--checkpoint.save_interval", "1", "--training.train_steps", "4000"
+            config,
+            run,
+            last + 1,
+            "--checkpoint.save_interval",
+            "1",
+            "--training.train_steps",
+            "4000",
         ) if moments.random() < 0.3 else _kill_after(config, run, last, moments.uniform(0.0, 0.4))
         if (run / "checkpoints" / "latest").exists():
             folder = resolve_checkpoint(run)

@@ -46,7 +46,9 @@ class DreamConfig(PretrainedConfig):
         if hidden_act != "silu":
             raise ValueError(f"hidden_act is {hidden_act!r}: this code computes silu only.")
         if shift is not True:
-            raise ValueError(f"shift is {shift!r}: this code samples models trained with shift true.")
+            raise ValueError(
+                f"shift is {shift!r}: this code samples models trained with shift true."
+            )
         # Newer transformers move rope_theta into rope_parameters before they call this.
         rope = kwargs.get("rope_parameters") or {}
         self.rope_theta = float(rope.get("rope_theta", rope_theta))

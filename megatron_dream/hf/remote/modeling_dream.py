@@ -193,7 +193,7 @@ def attention_bias(
         real_BS = attention_mask.bool()
         if bool(real_BS.all()):
             return None
-        allowed = (real_BS[:, None, :, None] & real_BS[:, None, None, :])
+        allowed = real_BS[:, None, :, None] & real_BS[:, None, None, :]
     elif attention_mask.dim() in (3, 4):
         allowed = attention_mask if attention_mask.dim() == 4 else attention_mask[:, None]
         if allowed.is_floating_point():
@@ -316,7 +316,8 @@ class DreamModel(DreamPreTrainedModel):
         if return_dict is False:
             return (logits_BSV,)
         return MaskedLMOutput(
-            logits=logits_BSV, hidden_states=states[:-1] + (hidden_BSH,) if output_hidden_states else None
+            logits=logits_BSV,
+            hidden_states=states[:-1] + (hidden_BSH,) if output_hidden_states else None,
         )
 
     @torch.no_grad()

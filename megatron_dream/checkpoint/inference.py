@@ -1,0 +1,95 @@
+"""A checkpoint as a model that the sampler can ask: one process, no export needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import parallel
+from ..config.schema import ModelConfig, ParallelConfig, TrainingConfig
+from ..errors import CheckpointError
+from ..model.build import build_model
+from ..tokenizer.base import Tokenizer, check_vocab
+from ..tokenizer.load import load_tokenizer
+from .load import load_weights
+from .metadata import CheckpointMetadata, read_metadata, resolve_checkpoint
+
+
+def padding_mask(attention_mask_BS: Tensor | None) -> Tensor | None:
+    """Boolean [B, 1, S, S] for rows padded on the left; None where nothing is padded.
+
+    A padded query attends to itself, so that its softmax is defined; its output is never read.
+    """
+    if attention_mask_BS is None or bool(attention_mask_BS.bool().all()):
+        return None
+    is_real_BS = attention_mask_BS.bool()
+    itself = torch.eye(is_real_BS.shape[1], dtype=torch.bool, device=is_real_BS.device)
+    return (is_real_BS[:, None, None, :] & is_real_BS[:, None, :, None]) | itself
+
+
+@dataclass
+class CheckpointModel:
+    """The sampler's model interface on a megatron-core model."""
+
+    model: Any
+    metadata: CheckpointMetadata
+    tokenizer: Tokenizer | None
+
+    @torch.no_grad()
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Logits [B, S, V], unshifted. Rotary positions are relative: ``position_ids`` change nothing."""
+        logits = self.model(input_ids, None, padding_mask(attention_mask))
+        return logits[..., : self.model.real_vocab_size]
+
+    __call__ = forward
+
+
+def _find_tokenizer(metadata: CheckpointMetadata, given: Path | str | None) -> Tokenizer | None:
+    path = given or metadata.tokenizer_path
+    if path is None or not Path(path).exists():
+        if given is not None:
+            raise CheckpointError(f"tokenizer {given} does not exist; check the path")
+        return None
+    tokenizer = load_tokenizer(path)
+    check_vocab(
+        tokenizer,
+        metadata.model["vocab_size"],
+        mask_token_id=metadata.mask_token_id,
+        fingerprint=metadata.tokenizer_fingerprint,
+    )
+    return tokenizer
+
+
+def load_for_sampling(path: Path | str, tokenizer: Path | str | None = None) -> CheckpointModel:
+    """Load a checkpoint's weights in fp32 into one process.
+
+    Args:
+        path: checkpoint or run folder.
+        tokenizer: default: where the run found it, if it is still there and the same.
+
+    Raises:
+        CheckpointError: missing, altered, or no model that attends in both directions.
+    """
+    folder = resolve_checkpoint(path)
+    metadata = read_metadata(folder)
+    if metadata.objective == "ar":
+        raise CheckpointError(
+            f"{folder} is an autoregressive model, which cannot open masks; adapt it first "
+            f"(pretrain with checkpoint.init_from) or name another checkpoint"
+        )
+    found = _find_tokenizer(metadata, tokenizer)
+    layout, training = ParallelConfig(), TrainingConfig(precision="fp32")
+    ranks = parallel.start(layout)
+    shape = ModelConfig(**metadata.model)
+    chunks = build_model(shape, layout, training, ranks)
+    load_weights(folder, chunks, ranks)
+    return CheckpointModel(chunks[0].eval(), metadata, found)

@@ -1,0 +1,114 @@
+"""``make acceptance``: the Must-show lists at full size, one check after another, resumable.
+
+A check is a command. Its result (exit code, seconds, last lines) is written to docs/results/acceptance.json as
+soon as it ends, with the commit it ran on; a check that passed on this commit is not run again, so that an
+interrupted call goes on where it stopped. ``--only NAME`` runs one, ``--again`` forgets earlier results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from megatron_dream.files import write_json  # noqa: E402
+
+RESULTS = ROOT / "docs" / "results" / "acceptance.json"
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+CHECKS: dict[str, list[str]] = {
+    "layouts: gradients and losses on every layout and variant": [
+        *PYTEST, "tests/parallel/test_layouts.py", "-m", "acceptance",
+    ],
+    "resume: bit-equal after a kill, other layouts, damage": [
+        *PYTEST, "tests/parallel/test_resume.py", "tests/system/test_pretrain.py",
+        "-m", "not acceptance",
+    ],
+    "kill -9 at twenty moments of a save": [
+        *PYTEST, "tests/system/test_pretrain.py", "-m", "acceptance",
+    ],
+    "noise: times, masks, balance": [*PYTEST, "tests/unit/diffusion", "tests/unit/data"],
+    "parity with transformers; import and export": [
+        *PYTEST, "tests/parallel/test_parity.py", "tests/unit/hf",
+    ],
+    "head: peak memory does not depend on t": [*PYTEST, "tests/unit/model"],
+    "page in Chromium": [*PYTEST, "tests/system/test_page_chromium.py"],
+    "broken versions: which test catches which": [sys.executable, "tests/acceptance/mutations.py"],
+    "benchmark: CART": [sys.executable, "benchmarks/cart.py"],
+    "benchmark: training against transformers": [sys.executable, "benchmarks/training.py"],
+}  # fmt: skip
+
+
+def commit() -> str:
+    """The tree that is tested, marked where it has changes."""
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    dirty = subprocess.run(
+        ["git", "status", "--porcelain", "--", ".", ":!docs"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
+
+
+def run_check(command: list[str]) -> dict[str, Any]:
+    """Run one check, showing its output; keep the last lines."""
+    started = time.monotonic()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        print(line, end="", flush=True)
+        lines.append(line.rstrip())
+    code = process.wait()
+    return {
+        "passed": code == 0,
+        "seconds": round(time.monotonic() - started, 1),
+        "last_lines": lines[-25:],
+    }
+
+
+def main() -> int:
+    """Run what has not passed yet; 0 if everything has."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", metavar="NAME", help="checks whose name contains this")
+    parser.add_argument("--again", action="store_true", help="run also what has passed")
+    options = parser.parse_args()
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    here = commit()
+    for number, (name, command) in enumerate(CHECKS.items(), start=1):
+        if options.only and options.only not in name:
+            continue
+        known = results.get(name, {})
+        if known.get("passed") and known.get("commit") == here and not options.again:
+            print(f"[{number}/{len(CHECKS)}] {name}: passed before, {known['seconds']} s")
+            continue
+        print(f"[{number}/{len(CHECKS)}] {name}", flush=True)
+        results[name] = {"commit": here, "command": command[1:], **run_check(command)}
+        write_json(RESULTS, results)
+    failed = [name for name in CHECKS if not results.get(name, {}).get("passed")]
+    print(
+        f"{len(CHECKS) - len(failed)} passed, {len(failed)} failed"
+        + "".join(f"\n  {n}" for n in failed)
+    )
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
