@@ -1,0 +1,125 @@
+"""Broken versions: which test catches which.
+
+Each version is a copy of the tree with one line changed to a mistake that is easy to make. The tests named for
+it must fail; the first that does is reported. A version that no test notices ends with exit code 1.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+LAYOUTS = "tests/parallel/test_layouts.py"
+
+
+@dataclass(frozen=True)
+class Broken:
+    """One mistake: in ``file`` the text ``old`` becomes ``new``; ``tests`` should notice."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+BROKEN = (
+    Broken(
+        "labels rolled the wrong way",
+        "megatron_dream/diffusion/rows.py",
+        "np.multiply(values_S[1:], ~is_start_S[1:], out=out[:-1])",
+        "np.multiply(values_S[:-1], ~is_start_S[1:], out=out[1:])",
+        ("tests/unit/diffusion",),
+    ),
+    Broken(
+        "noise by the index inside a source",
+        "megatron_dream/data/stream.py",
+        "u = noise.positions(sample, x0.shape[0])",
+        "u = noise.positions(int(x0[1:].sum()), x0.shape[0])",
+        ("tests/unit/data",),
+    ),
+    Broken(
+        "noise drawn after slicing: labels and flags cut otherwise than tokens",
+        "megatron_dream/data/batch.py",
+        "part = zigzag_slice(part, cp_rank, cp_size)",
+        "part = zigzag_slice(part, cp_rank, cp_size) if name == 'tokens' else "
+        "part.chunk(cp_size, dim=1)[cp_rank]",
+        (f"{LAYOUTS}::test_gradients_equal_the_single_process", "-k", "CP2"),
+    ),
+    Broken(
+        "no permutation of t",
+        "megatron_dream/diffusion/noise.py",
+        "u = (_run_permutation(self.key, run)[index] + u) / RUN_LENGTH",
+        "u = (index + u) / RUN_LENGTH",
+        ("tests/unit/diffusion", "tests/unit/data"),
+    ),
+    Broken(
+        "local instead of global normaliser",
+        "megatron_dream/training/step.py",
+        "return output.loss_sum, num_tokens, report",
+        "return output.loss_sum / num_tokens.clamp(min=1), num_tokens.clamp(max=1), report",
+        (f"{LAYOUTS}::test_one_process_does_not_depend_on_cut_or_recomputation",),
+    ),
+    Broken(
+        "counts not reduced over context-parallel ranks",
+        "megatron_dream/training/step.py",
+        "    return count.to(torch.int32)",
+        "    return count.to(torch.int32) * (cp_rank == 0)",
+        (f"{LAYOUTS}::test_gradients_equal_the_single_process", "-k", "CP2"),
+    ),
+    Broken(
+        "segment lengths not sent to middle stages",
+        "megatron_dream/data/batch.py",
+        "return torch.from_numpy(np.stack(flags)).view(-1)",
+        "return torch.from_numpy(np.stack([(np.arange(f.size) == 0) * f for f in flags])).view(-1)",
+        (f"{LAYOUTS}::test_gradients_equal_the_single_process", "-k", "PP4"),
+    ),
+)
+
+
+def first_failure(broken: Broken) -> str | None:
+    """The first test that fails on a copy with the mistake, or None."""
+    with tempfile.TemporaryDirectory(prefix="broken-") as folder:
+        tree = Path(folder) / "tree"
+        ignored = shutil.ignore_patterns(".git", ".venv", "work", "__pycache__", "*.egg-info")
+        shutil.copytree(ROOT, tree, ignore=ignored)
+        if (ROOT.parent / "shared").exists():
+            (Path(folder) / "shared").symlink_to(ROOT.parent / "shared")
+        path = tree / broken.file
+        text = path.read_text(encoding="utf-8")
+        if text.count(broken.old) != 1:
+            raise SystemExit(f"{broken.file}: the line to break is not there once: {broken.old}")
+        path.write_text(text.replace(broken.old, broken.new), encoding="utf-8")
+        environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONWARNINGS": "ignore"}
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not acceptance", *broken.tests]
+        result = subprocess.run(
+            command, cwd=tree, env=environment, capture_output=True, text=True, timeout=600
+        )
+        found = re.search(r"^(?:FAILED|ERROR) (\S+.*?)(?: - .*)?$", result.stdout, re.MULTILINE)
+        if result.returncode == 1 and found:
+            return found[1]
+        if result.returncode != 0:
+            raise SystemExit(f"{broken.name}: the tests did not run:\n{result.stdout[-2000:]}")
+        return None
+
+
+def main() -> int:
+    """Report each version; 0 if all were noticed."""
+    missed = 0
+    for broken in BROKEN:
+        caught = first_failure(broken)
+        missed += caught is None
+        print(f"{broken.name}: {caught or 'NOT NOTICED'}", flush=True)
+    print(f"{len(BROKEN) - missed} passed, {missed} failed")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
