@@ -1,13 +1,16 @@
 """Which device there is, and what stands in for CUDA inside megatron-core where there is none.
 
-The only module that asks. megatron-core assumes CUDA in four ways; on a CPU each gets its own stand-in:
+The only module that asks. megatron-core assumes CUDA in four ways; on a CPU each gets its own
+stand-in:
 
-1. It calls ``torch.cuda.*`` and passes ``device="cuda"`` to factories. Every loaded ``megatron.core``
-   module gets a proxy in place of its global name ``torch``; torch itself stays untouched.
-2. It compares ``param.type()`` with ``"torch.cuda.FloatTensor"``. A tensor method cannot be reached by
-   the proxy, so these string constants are rewritten in the functions that hold them.
+1. It calls ``torch.cuda.*`` and passes ``device="cuda"`` to factories. Every loaded
+   ``megatron.core`` module gets a proxy in place of its global name ``torch``; torch itself stays
+   untouched.
+2. It compares ``param.type()`` with ``"torch.cuda.FloatTensor"``. A tensor method cannot be reached
+   by the proxy, so these string constants are rewritten in the functions that hold them.
 3. Its random-number tracker keeps CUDA states. It keeps CPU states here, by the same code.
-4. Without Transformer Engine, selective recomputation names ``FP8GlobalStateManager``: a stub says "no FP8".
+4. Without Transformer Engine, selective recomputation names ``FP8GlobalStateManager``: a stub says
+    "no FP8".
 
 ``import_megatron`` installs all of it once a process; call it before importing ``megatron.core``.
 """
@@ -267,7 +270,8 @@ def _install_stand_ins() -> None:
         for function in _functions(sys.modules[f"megatron.core.optimizer.{name}"]):
             function.__code__ = _rewrite_type_names(function.__code__)
     _install_cpu_random(sys.modules["megatron.core.tensor_parallel.random"])
-    # A CPU build of torch would raise here; megatron-core calls it on tensors it thinks are elsewhere.
+    # A CPU build of torch would raise here; megatron-core calls it on tensors it thinks are
+    # elsewhere.
     torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign,assignment]
 
 

@@ -1,7 +1,7 @@
 """Start and end of the process groups, and every size and rank by its name.
 
-Launchers are recognised by their environment: torchrun (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR) or
-none at all: one process needs no launcher.
+Launchers are recognised by their environment: torchrun (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR)
+or none at all: one process needs no launcher.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Load an exported folder with transformers alone, complete and infill functions, record the order.
 
-Nothing of megatron_dream is imported: this is what a consumer of the folder does. The prompts come as JSON
-lines with ``prefix``, ``middle`` and ``suffix`` (corpus.py); the result holds, for every token of the
-canvas, its text, the step at which it opened and the confidence, for the page.
+Nothing of megatron_dream is imported: this is what a consumer of the folder does. The prompts come
+as JSON lines with ``prefix``, ``middle`` and ``suffix`` (corpus.py); the result holds, for every
+token of the canvas, its text, the step at which it opened and the confidence, for the page.
 """
 
 from __future__ import annotations

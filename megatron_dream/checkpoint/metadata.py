@@ -1,7 +1,8 @@
 """megatron_dream.json: what a checkpoint is of, and the list of its files with sizes and checksums.
 
-A checkpoint is complete when megatron-core's own marker (metadata.json) and this file are there and every
-file in the list has its size and checksum. It is written last, before the folder gets its name.
+A checkpoint is complete when megatron-core's own marker (metadata.json) and this file are there and
+every file in the list has its size and checksum. It is written last, before the folder gets its
+name.
 """
 
 from __future__ import annotations

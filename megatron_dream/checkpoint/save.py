@@ -1,7 +1,8 @@
 """Writing a checkpoint so that a crash at any moment leaves the one before it loadable.
 
-Order: everything into ``.NAME.tmp`` (fsynced), checksums, megatron_dream.json, rename to ``NAME``, fsync of the
-folder, then ``latest`` is replaced, then old checkpoints go. Nothing that ``latest`` names is ever touched.
+Order: everything into ``.NAME.tmp`` (fsynced), checksums, megatron_dream.json, rename to ``NAME``,
+fsync of the folder, then ``latest`` is replaced, then old checkpoints go. Nothing that ``latest``
+names is ever touched.
 """
 
 from __future__ import annotations
@@ -81,8 +82,8 @@ class CheckpointWriter:
     ) -> None:
         """Save model, and optimizer and scheduler where given, as ``folder/name``.
 
-        ``metadata.files`` is filled here. Every process calls this; it returns when the checkpoint is
-        complete, or, if asynchronous, when its content no longer depends on the model's tensors.
+        ``metadata.files`` is filled here. Every process calls this; it returns when the checkpoint
+        is complete, or, if asynchronous, when its content no longer depends on the model's tensors.
         """
         self.finish(wait=True)
         temporary = self.folder / f".{name}.tmp"
@@ -120,8 +121,8 @@ class CheckpointWriter:
         from megatron.core.dist_checkpointing.strategies import filesystem_async
 
         if not self.asynchronous:
-            # megatron-core's queue between processes starts a manager, which costs seconds and imports
-            # the entry module again; the synchronous path stays inside this process.
+            # megatron-core's queue between processes starts a manager, which costs seconds and
+            # imports the entry module again; the synchronous path stays inside this process.
             filesystem_async._results_queue = queue.Queue()
         elif isinstance(filesystem_async._results_queue, queue.Queue):
             filesystem_async._results_queue = None

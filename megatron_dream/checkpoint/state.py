@@ -1,11 +1,12 @@
 """What goes into a checkpoint: sharded state dicts of model and optimizer.
 
-Faults of megatron-core 0.16's distributed optimizer around torch's Adam (no Transformer Engine, no apex)
-are mended here: a fresh one has no state to load into; loading asks for a ``step`` that is stored elsewhere
-and copies into views of leaves; and afterwards all parameters share one ``step`` tensor, which would then
-advance once a parameter. A fourth is silent: with several buckets in a buffer (tied embeddings under
-pipelining, overlapped reduction) the fully reshardable format drops the padding between buckets but goes on
-to address tensors by offsets that count it, and so writes shifted moments; ``optimizer_state`` keeps it.
+Faults of megatron-core 0.16's distributed optimizer around torch's Adam (no Transformer Engine, no
+apex) are mended here: a fresh one has no state to load into; loading asks for a ``step`` that is
+stored elsewhere and copies into views of leaves; and afterwards all parameters share one ``step``
+tensor, which would then advance once a parameter. A fourth is silent: with several buckets in a
+buffer (tied embeddings under pipelining, overlapped reduction) the fully reshardable format drops
+the padding between buckets but goes on to address tensors by offsets that count it, and so writes
+shifted moments; ``optimizer_state`` keeps it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Reading single tensors of a checkpoint without megatron-core and without process groups.
 
-Export streams through a checkpoint with this: one layer's tensor in memory at a time. A tensor is stored
-as chunks (one a layer and tensor-parallel rank), each a slice of a file; layers are the first dimension.
+Export streams through a checkpoint with this: one layer's tensor in memory at a time. A tensor is
+stored as chunks (one a layer and tensor-parallel rank), each a slice of a file; layers are the
+first dimension.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Reading torch's distributed checkpoints without running what is in them.
 
-torch reads ``.metadata`` with ``pickle.load`` and byte entries with ``torch.load(weights_only=False)``; both run
-code that a file may hold. Inside ``restricted_reading`` the first knows only the plain records that torch
-and megatron-core write, and the second only tensors and plain values.
+torch reads ``.metadata`` with ``pickle.load`` and byte entries with
+``torch.load(weights_only=False)``; both run code that a file may hold. Inside
+``restricted_reading`` the first knows only the plain records that torch and megatron-core write,
+and the second only tensors and plain values.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Documents to token ids, in this process or in several, always in input order.
 
 Each worker process holds one end of a pipe. Chunks are dealt round robin and collected in the same
-round, so order needs no bookkeeping, memory is one chunk a worker, and the death of a worker is seen.
+round, so order needs no bookkeeping, memory is one chunk a worker, and the death of a worker is
+seen.
 """
 
 from __future__ import annotations

@@ -17,8 +17,11 @@ tensor.
 
 from __future__ import annotations
 
+import atexit
 import signal
+import weakref
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -131,6 +134,13 @@ def _start_worker(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def _close_at_exit(reference: weakref.ref[MicroBatchIterator]) -> None:
+    """Multiprocessing ends by SIGTERM and waits for workers that ignore it: be there before."""
+    iterator = reference()
+    if iterator is not None:
+        iterator.close()
+
+
 class MicroBatchIterator:
     """Micro-batches of one model chunk of this rank, from a given position on.
 
@@ -203,6 +213,8 @@ class MicroBatchIterator:
                 stream, self.layout, skip, dp_rank=dp_rank, dp_size=dp_size, **place
             )
             self._buffers = _read(dataset, self.num_left, num_workers, self.device)
+        self._at_exit = partial(_close_at_exit, weakref.ref(self))
+        atexit.register(self._at_exit)
 
     def __iter__(self) -> MicroBatchIterator:
         return self
@@ -237,8 +249,13 @@ class MicroBatchIterator:
     def close(self) -> None:
         """End the worker processes; the iterator gives nothing afterwards."""
         self.num_left = 0
-        if self._buffers is not None and hasattr(self._buffers, "_shutdown_workers"):
-            self._buffers._shutdown_workers()
+        atexit.unregister(self._at_exit)
+        workers = getattr(self._buffers, "_workers", [])
+        if workers:
+            self._buffers._shutdown_workers()  # type: ignore[union-attr]
+        for worker in workers:  # torch's last resort is SIGTERM, which they ignore
+            if worker.is_alive():
+                worker.kill()
         self._buffers = None
 
 

@@ -1,8 +1,8 @@
 """Text to token files, the sample's first arrow: source > preprocess > .bin/.idx.
 
-``P.bin`` and ``P.idx`` are what megatron-core's builder writes for the same documents in the same order,
-whatever the number of workers. ``P.json`` beside them says which tokenizer made them; a run with
-another tokenizer is refused by it.
+``P.bin`` and ``P.idx`` are what megatron-core's builder writes for the same documents in the same
+order, whatever the number of workers. ``P.json`` beside them says which tokenizer made them; a run
+with another tokenizer is refused by it.
 """
 
 from __future__ import annotations
@@ -72,8 +72,10 @@ def preprocess(
     """Encode documents into ``output_prefix``.bin and .idx.
 
     Args:
-        inputs: JSON Lines files (plain, .gz, .zst), source files, and folders, walked in sorted order.
-        output_prefix: path without ending; its folder is made, older files of the name are replaced.
+        inputs: JSON Lines files (plain, .gz, .zst), source files, and folders, walked in sorted
+            order.
+        output_prefix: path without ending; its folder is made, older files of the name are
+            replaced.
         tokenizer: a tokenizer or where to load it from.
         json_key: the field of a record that holds the text.
         append_eod: whether every document ends with ``<|endoftext|>``.

@@ -1,8 +1,8 @@
 """Text documents from files, first step of a sample's walk: JSON Lines records and source files.
 
 Reading is cut in two, so that the dear part can run in worker processes: ``iterate_raw`` finds the
-records (cheap, in one process, in order), ``read_text`` decodes one (JSON, UTF-8, or the whole file).
-A record that is no good is a ``Reject`` with its place and reason, never an exception.
+records (cheap, in one process, in order), ``read_text`` decodes one (JSON, UTF-8, or the whole
+file). A record that is no good is a ``Reject`` with its place and reason, never an exception.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Writing ``P.bin``, ``P.idx``, ``P.json`` and ``P.rejects.jsonl`` so that all are there or none.
 
 The token files are megatron-core's IndexedDatasetBuilder's own bytes. Everything is written under
-temporary names beside the final ones; the sidecar ``P.json`` comes last and says that all is complete.
+temporary names beside the final ones; the sidecar ``P.json`` comes last and says that all is
+complete.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """config.json both ways: a Qwen2 or Dream folder's to ModelConfig, and a Dream folder's from it.
 
-Reads JSON and nothing else. Whatever the engine would compute differently from the folder's own code
-(another activation, scaled rotary positions, a sliding window, quantised weights) is refused by name.
+Reads JSON and nothing else. Whatever the engine would compute differently from the folder's own
+code (another activation, scaled rotary positions, a sliding window, quantised weights) is refused
+by name.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ def _text(path: Path, values: Mapping[str, Any], name: str) -> str | None:
 
 
 def _rope_parameters(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    """transformers 5 writes rope_parameters, older ones rope_scaling beside rope_theta."""
+    """Transformers 5 writes rope_parameters, older ones rope_scaling beside rope_theta."""
     found: dict[str, Any] = {}
     for name in ("rope_scaling", "rope_parameters"):
         part = values.get(name)

@@ -1,7 +1,7 @@
 """Reading the tensors of a Hugging Face folder: safetensors and JSON only, one tensor at a time.
 
-No code of the folder is run and no pickle is opened. All names, shapes and types are compared with what
-config.json promises before the first tensor is read.
+No code of the folder is run and no pickle is opened. All names, shapes and types are compared with
+what config.json promises before the first tensor is read.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Writing sharded safetensors from a stream of tensors, so that no second copy of a model exists.
 
-A file is: 8 bytes little-endian length of the header, the header (JSON: name -> dtype, shape, offsets
-into the data), the data. All shapes are known before the first tensor, so headers are written first.
+A file is: 8 bytes little-endian length of the header, the header (JSON: name -> dtype, shape,
+offsets into the data), the data. All shapes are known before the first tensor, so headers are
+written first.
 """
 
 from __future__ import annotations

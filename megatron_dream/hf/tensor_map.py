@@ -1,7 +1,7 @@
 """Names and shapes both ways between Qwen2/Dream tensors and a megatron-core GPTModel's.
 
-Pure functions of one tensor at a time, so that import and export stream. A megatron-core tensor is made
-of one, two or three Hugging Face tensors:
+Pure functions of one tensor at a time, so that import and export stream. A megatron-core tensor is
+made of one, two or three Hugging Face tensors:
 
     linear_qkv   per query group [its q heads | its k head | its v head], weights and biases
     linear_fc1   [gate | up]; each tensor-parallel shard holds its part of both

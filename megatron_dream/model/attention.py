@@ -1,8 +1,8 @@
 """Core attention of the local layer spec, on torch's scaled dot product.
 
-Bidirectional or causal, grouped queries, any boolean mask, and context parallelism by gathering keys
-and values over the group (backward: reduce-scatter). Bidirectional attention does not care about the
-order of keys, so megatron-core's zigzag slices serve as they are.
+Bidirectional or causal, grouped queries, any boolean mask, and context parallelism by gathering
+keys and values over the group (backward: reduce-scatter). Bidirectional attention does not care
+about the order of keys, so megatron-core's zigzag slices serve as they are.
 """
 
 from __future__ import annotations

@@ -65,8 +65,8 @@ def transformer_config(
         add_qkv_bias=model.add_qkv_bias,
         attention_dropout=model.attention_dropout,
         hidden_dropout=model.hidden_dropout,
-        # initialize.py draws the weights. megatron-core's initialisation must still run: it marks which
-        # tensors are cut, which gradient norms and checkpoints rely on.
+        # initialize.py draws the weights. megatron-core's initialisation must still run: it marks
+        # which tensors are cut, which gradient norms and checkpoints rely on.
         init_method=_leave_as_it_is,
         output_layer_init_method=_leave_as_it_is,
         embedding_init_method=_leave_as_it_is,
@@ -80,7 +80,8 @@ def transformer_config(
         context_parallel_size=parallel.context_parallel_size,
         sequence_parallel=parallel.sequence_parallel,
         calculate_per_token_loss=True,
-        # Freed outputs race with gloo's sends; a same-rank exchange needs posted order (interleaved).
+        # Freed outputs race with gloo's sends; a same-rank exchange needs posted order
+        # (interleaved).
         deallocate_pipeline_outputs=on_gpu,
         overlap_p2p_comm=interleaved,
         batch_p2p_comm=not interleaved,
@@ -124,7 +125,8 @@ def build_model(
     *,
     objective: Objective = "diffusion",
 ) -> list[Any]:
-    """The model chunks of this process (one, or several under interleaved pipelining), on its device.
+    """The model chunks of this process (one, or several under interleaved pipelining), on its
+    device.
 
     Args:
         model: a resolved model (presets filled in, vocabulary known).

@@ -22,8 +22,8 @@ def dream_model_class() -> Any:
     class DreamGPTModel(GPTModel):
         """GPTModel whose last stage returns a HeadOutput when labels are given.
 
-        ``labels`` [B, S] hold IGNORED_LABEL where no loss is; ``loss_mask`` [B, S] holds fp32 weights.
-        Without labels it returns logits [B, S, V / TP] as GPTModel does.
+        ``labels`` [B, S] hold IGNORED_LABEL where no loss is; ``loss_mask`` [B, S] holds fp32
+        weights. Without labels it returns logits [B, S, V / TP] as GPTModel does.
         """
 
         real_vocab_size: int

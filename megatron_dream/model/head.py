@@ -1,14 +1,16 @@
 """Output layer and cross-entropy on the rows that carry loss, in chunks.
 
-Neither all rows nor all logits exist at once: peak memory is one [chunk_rows, V / TP] buffer, whatever
-t was drawn. The gradients are computed beside the loss while a chunk's softmax is at hand, so that the
-head's matrix product is not repeated in the backward pass.
+Neither all rows nor all logits exist at once: peak memory is one [chunk_rows, V / TP] buffer,
+whatever t was drawn. The gradients are computed beside the loss while a chunk's softmax is at hand,
+so that the head's matrix product is not repeated in the backward pass.
 
-Let e = exp(logits - max), Z = sum e over the whole vocabulary. Then CE = log Z - (logit[label] - max) and
-dCE/dlogits = e / Z - onehot(label) = (e - Z onehot) / Z. The factor w / Z is one number a row and is put on
-the small side of both products: grad_h = (w / Z) ((e - Z onehot) W), grad_W = (e - Z onehot)^T ((w / Z) h).
+Let e = exp(logits - max), Z = sum e over the whole vocabulary. Then CE = log Z - (logit[label] -
+max) and dCE/dlogits = e / Z - onehot(label) = (e - Z onehot) / Z. The factor w / Z is one number a
+row and is put on the small side of both products: grad_h = (w / Z) ((e - Z onehot) W), grad_W = (e
+- Z onehot)^T ((w / Z) h).
 
-Shapes: N rows with loss, C rows of a chunk, H hidden, V vocabulary rows of this tensor-parallel rank.
+Shapes: N rows with loss, C rows of a chunk, H hidden, V vocabulary rows of this tensor-parallel
+    rank.
 """
 
 from __future__ import annotations
@@ -105,7 +107,8 @@ class _MaskedCrossEntropy(torch.autograd.Function):
                 grad_hidden_NH[rows] = scale_C1 * (logits_CV @ weight_VH)
                 grad_weight_VH.addmm_(logits_CV.t(), scale_C1 * hidden_CH)
             else:
-                # Scaled first: (e - Z onehot) / Z lies in [-1, 1], where low precision is at its best.
+                # Scaled first: (e - Z onehot) / Z lies in [-1, 1], where low precision is at its
+                # best.
                 grad_logits_CV = logits_CV.mul_(scale_C1).to(hidden_CH.dtype)
                 grad_hidden_NH[rows] = grad_logits_CV @ weight_VH
                 grad_weight_VH += (grad_logits_CV.t() @ hidden_CH).float()
@@ -138,7 +141,8 @@ def masked_cross_entropy(
     """Weighted sum of cross-entropies of N rows, without ever holding N x V logits.
 
     Args:
-        hidden_NH: rows to predict from. Its gradient is this rank's part of the sum over the vocabulary.
+        hidden_NH: rows to predict from. Its gradient is this rank's part of the sum over the
+            vocabulary.
         weight_VH: this rank's rows of the output table, padding rows included.
         labels_N: global token ids.
         row_weight_N: fp32 weight of each row.

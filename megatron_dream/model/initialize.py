@@ -70,7 +70,8 @@ def initialize_weights(model: Any, *, seed: int, std: float, tp_rank: int, tp_si
         spread = _standard_deviation(source, std, model.config.num_layers)
         split = parameter.partition_dim if tp_size > 1 else None  # every matrix is cut
         shape = list(parameter.shape)
-        # The table's padding depends on TP: rows are drawn for the real vocabulary, padding is zero.
+        # The table's padding depends on TP: rows are drawn for the real vocabulary, padding is
+        # zero.
         rows = model.real_vocab_size if "layers" not in name else None
         if split is not None:
             shape[split] *= tp_size
@@ -88,7 +89,8 @@ def initialize_weights(model: Any, *, seed: int, std: float, tp_rank: int, tp_si
 def set_rows_to_mean(chunks: list[Any], rows: list[int], num_rows: int, ranks: Ranks) -> None:
     """Set rows of the embedding and of the head to the mean of rows 0 .. num_rows - 1.
 
-    For tokens that an autoregressive model never saw, such as the mask (SPEC 4). Every process calls this.
+    For tokens that an autoregressive model never saw, such as the mask (SPEC 4). Every process
+    calls this.
 
     Args:
         chunks: unwrapped model chunks of this process.

@@ -1,8 +1,8 @@
 """Layer specs: which module does what in a transformer layer.
 
-``local``: megatron-core's own parallel linear layers with this package's attention and RMSNorm; runs
-anywhere. ``transformer_engine``: fused FP8-capable layers on a GPU, megatron-core's own spec with the
-attention's mask type changed from causal.
+``local``: megatron-core's own parallel linear layers with this package's attention and RMSNorm;
+runs anywhere. ``transformer_engine``: fused FP8-capable layers on a GPU, megatron-core's own spec
+with the attention's mask type changed from causal.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The interface that the rest of the package knows of a tokenizer.
 
-Text never turns into a special token by accident: the literal ``<|mask|>`` in a source file is encoded
-as the characters it consists of, unless the caller asks for ``special="as_token"`` (chat templates).
+Text never turns into a special token by accident: the literal ``<|mask|>`` in a source file is
+encoded as the characters it consists of, unless the caller asks for ``special="as_token"`` (chat
+templates).
 """
 
 from __future__ import annotations

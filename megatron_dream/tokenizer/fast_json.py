@@ -1,8 +1,9 @@
 """tokenizer.json as data: making one from a SentencePiece model, and hashing what defines ids.
 
 A SentencePiece BPE model merges, at each point, the adjacent pair whose joined text has the best
-score, leftmost first; a Hugging Face BPE tokenizer takes the pair of lowest rank. They agree when every
-way of cutting a piece into two pieces is a merge and merges are ranked by the joined piece's score.
+score, leftmost first; a Hugging Face BPE tokenizer takes the pair of lowest rank. They agree when
+every way of cutting a piece into two pieces is a merge and merges are ranked by the joined piece's
+score.
 
 Here the vocabulary holds real spaces where SentencePiece writes U+2581: no character of the text is
 replaced, so a text that holds U+2581 itself comes back as it was (as bytes).
@@ -70,8 +71,8 @@ def _merges(model: SpmModel, texts: list[str]) -> list[list[str]]:
 def fingerprint_json(tokenizer_json: dict[str, Any]) -> str:
     """Hex sha256 over vocabulary, merges, normaliser, pre-tokenizer and added tokens.
 
-    Order of keys, white space, the two spellings of merges, absent against null or false, and whatever
-    does not change ids (decoder, padding, the ``special`` flag) make no difference.
+    Order of keys, white space, the two spellings of merges, absent against null or false, and
+    whatever does not change ids (decoder, padding, the ``special`` flag) make no difference.
     """
     added = {token["content"]: token["id"] for token in tokenizer_json.get("added_tokens") or []}
     model = dict(tokenizer_json["model"])

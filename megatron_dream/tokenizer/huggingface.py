@@ -1,6 +1,8 @@
-"""Tokenizers of the Hugging Face kind: a folder with tokenizer.json, read by the `tokenizers` library.
+"""Tokenizers of the Hugging Face kind: a folder with tokenizer.json, read by the `tokenizers`
+library.
 
-transformers is not imported: it takes seconds and does nothing here that tokenizer.json does not say.
+transformers is not imported: it takes seconds and does nothing here that tokenizer.json does not
+say.
 """
 
 from __future__ import annotations

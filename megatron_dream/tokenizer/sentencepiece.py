@@ -18,15 +18,15 @@ from megatron_dream.tokenizer.fast_json import (
     tokenizer_json_from_spm,
 )
 from megatron_dream.tokenizer.hf_files import write_tokenizer_files
-from megatron_dream.tokenizer.special import AddedToken, missing_tokens
+from megatron_dream.tokenizer.special import missing_tokens
 from megatron_dream.tokenizer.spm_model import BYTE, SpmModel, parse_model
 
 
 class SentencePieceTokenizer(Tokenizer):
     """Ids 0 .. N - 1 are the model's pieces, N .. N + 5 Dream's tokens.
 
-    Models that ``train_sentencepiece`` makes give back every text exactly. The library takes U+2581 in
-    text for a space; such a character is encoded here as its three bytes.
+    Models that ``train_sentencepiece`` makes give back every text exactly. The library takes U+2581
+    in text for a space; such a character is encoded here as its three bytes.
     """
 
     kind = "sentencepiece"

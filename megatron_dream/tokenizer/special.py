@@ -2,11 +2,11 @@
 
 Two rules, so that ids never depend on who asks:
 
-- Qwen2's vocabulary (``<|endoftext|>`` is 151643): the ids of SPEC 4, which are those of the published
-  Dream models (``<|expand|>`` is DreamOn's). Ids between Qwen2's own tokens and Dream's, if a folder
-  leaves them free, get the names that Qwen2.5 gives them.
-- Any other vocabulary: a token that is there keeps its id; the missing ones follow the highest id in
-  the order of ``DREAM_TOKENS``. For a SentencePiece model of N pieces these are N .. N + 5.
+- Qwen2's vocabulary (``<|endoftext|>`` is 151643): the ids of SPEC 4, which are those of the
+  published Dream models (``<|expand|>`` is DreamOn's). Ids between Qwen2's own tokens and Dream's,
+  if a folder leaves them free, get the names that Qwen2.5 gives them.
+- Any other vocabulary: a token that is there keeps its id; the missing ones follow the highest id
+  in the order of ``DREAM_TOKENS``. For a SentencePiece model of N pieces these are N .. N + 5.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Reading what a SentencePiece ``.model`` file says, without the protobuf package.
 
-The file is one protocol buffer message (sentencepiece_model.proto, Apache-2.0, field numbers below).
-The library itself tells pieces and scores, but not how text is normalised, which decides whether ids
-can be reproduced by a Hugging Face tokenizer.
+The file is one protocol buffer message (sentencepiece_model.proto, Apache-2.0, field numbers
+below). The library itself tells pieces and scores, but not how text is normalised, which decides
+whether ids can be reproduced by a Hugging Face tokenizer.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Training a SentencePiece tokenizer that never loses a character of source code.
 
 BPE with byte fallback on text as it is: no normalisation, no prefix, white space kept. Digits stand
-alone, runs of spaces are pieces (indentation), newline and tab are pieces of their own, so that a text cut
-at a line's end has the ids of its two parts: infilling and page rendering rely on it.
+alone, runs of spaces are pieces (indentation), newline and tab are pieces of their own, so that a
+text cut at a line's end has the ids of its two parts: infilling and page rendering rely on it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def train_sentencepiece(
 ) -> SentencePieceTokenizer:
     """Train a BPE model and write it to ``output`` (a ``.model`` file) in one rename.
 
-    The same inputs give the same file. Lines that cannot be read are skipped: preprocessing names them.
+    The same inputs give the same file. Lines that cannot be read are skipped: preprocessing names
+    them.
 
     Args:
         inputs: JSON Lines files, source files, or folders of them.

@@ -1,7 +1,8 @@
 """What a run tells: a progress bar or a plain line, JSON lines, TensorBoard, W&B.
 
-Only the process that knows the loss speaks (``Ranks.reports``). JSON lines are the record that ``status`` and
-plots read: one object a line with ``event`` (start, step, validation, checkpoint, fault, end), ``step``, ``time``.
+Only the process that knows the loss speaks (``Ranks.reports``). JSON lines are the record that
+``status`` and plots read: one object a line with ``event`` (start, step, validation, checkpoint,
+fault, end), ``step``, ``time``.
 """
 
 from __future__ import annotations

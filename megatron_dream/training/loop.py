@@ -1,7 +1,7 @@
 """The loop: batches, step, update, report, validation, checkpoint.
 
-The position is the number of ordinals consumed by finished updates; it is all that resuming needs, since rows
-and noise are functions of the ordinal.
+The position is the number of ordinals consumed by finished updates; it is all that resuming needs,
+since rows and noise are functions of the ordinal.
 """
 
 from __future__ import annotations

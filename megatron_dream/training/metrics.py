@@ -26,7 +26,8 @@ def micro_batch_sums(
 
     Args:
         output: the head's, rows of this context-parallel rank.
-        batch: the micro-batch; ``flags_full``, ``t``, ``source``, ``num_maskable`` describe whole rows.
+        batch: the micro-batch; ``flags_full``, ``t``, ``source``, ``num_maskable`` describe whole
+            rows.
         num_tokens: this rank's part of the loss's denominator.
         num_sources: corpora in the blend.
         cp_rank: row-wise quantities are counted by context-parallel rank 0 only.

@@ -1,8 +1,9 @@
 """``reshard``: make a checkpoint that can be resumed at another TP and PP.
 
-The fully reshardable format loads on any layout, so that such a checkpoint is copied after every file was
-verified. A dp_reshardable one holds optimizer shards as its TP and PP cut them: as many processes as that
-layout has are started here, load it, and save the fully reshardable format. Both need no GPU.
+The fully reshardable format loads on any layout, so that such a checkpoint is copied after every
+file was verified. A dp_reshardable one holds optimizer shards as its TP and PP cut them: as many
+processes as that layout has are started here, load it, and save the fully reshardable format. Both
+need no GPU.
 """
 
 from __future__ import annotations

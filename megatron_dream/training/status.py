@@ -37,8 +37,8 @@ def read_log(run_folder: Path | str) -> list[dict[str, Any]]:
 def summarise(run_folder: Path | str) -> dict[str, Any]:
     """Step, time left, goodput, last checkpoint and last fault of a run.
 
-    Goodput is the time of steps that count over all wall-clock time since the first start; a step that
-    was done again after a crash counts once.
+    Goodput is the time of steps that count over all wall-clock time since the first start; a step
+    that was done again after a crash counts once.
     """
     records = read_log(run_folder)
     steps = {record["step"]: record for record in records if record["event"] == "step"}

@@ -1,9 +1,9 @@
 """One training step: forward and backward over all micro-batches, one update.
 
-The loss of a global batch is L = sum over masked n of w_n CE_n / D, D one integer of the whole batch.
-Each micro-batch contributes its part of both sums; megatron-core adds D up over data- and
-context-parallel ranks and divides the summed gradients by it once (``calculate_per_token_loss``). No mean
-is ever taken over a part, so the result cannot depend on how the batch was cut.
+The loss of a global batch is L = sum over masked n of w_n CE_n / D, D one integer of the whole
+batch. Each micro-batch contributes its part of both sums; megatron-core adds D up over data- and
+context-parallel ranks and divides the summed gradients by it once (``calculate_per_token_loss``).
+No mean is ever taken over a part, so the result cannot depend on how the batch was cut.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ class StepRunner:
         step: int,
         forward_only: bool = False,
     ) -> Tensor:
-        """Run ``num_microbatches`` and return the global batch's sums (metrics.py), on every process.
+        """Run ``num_microbatches`` and return the global batch's sums (metrics.py), on every
+        process.
 
         Args:
             iterators: one a model chunk.

@@ -1,8 +1,9 @@
 """FLOPs of a token and the share of the machine's peak that training reaches.
 
-Convention (docs/training.md derives it): forward and backward are 6 FLOPs a weight and token; attention is
-12 L s heads x head_dim (full; half of that where it is causal); the head counts for the expected share of
-masked tokens only, since it runs on no other rows. The embedding look-up is free. Recomputation is not
+Convention (docs/training.md derives it): forward and backward are 6 FLOPs a weight and token;
+attention is 12 L s heads x head_dim (full; half of that where it is causal); the head counts for
+the expected share of masked tokens only, since it runs on no other rows. The embedding look-up is
+free. Recomputation is not
 counted: MFU tells what the model needed, not what the machine did.
 """
 

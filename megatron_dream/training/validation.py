@@ -1,7 +1,8 @@
 """Validation: fixed rows, fixed noise, from documents of their own.
 
-Ordinals 0, 1, ... of the validation stream, every time, so that two validations differ by the model alone.
-With low-discrepancy times each run of 64 ordinals covers (0, 1] evenly: the bound's grid of t.
+Ordinals 0, 1, ... of the validation stream, every time, so that two validations differ by the model
+alone. With low-discrepancy times each run of 64 ordinals covers (0, 1] evenly: the bound's grid of
+t.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Broken versions: which test catches which.
 
-Each version is a copy of the tree with one line changed to a mistake that is easy to make. The tests named for
-it must fail; the first that does is reported. A version that no test notices ends with exit code 1.
+Each version is a copy of the tree with one line changed to a mistake that is easy to make. The
+tests named for it must fail; the first that does is reported. A version that no test notices ends
+with exit code 1.
 """
 
 from __future__ import annotations
@@ -98,7 +99,16 @@ def first_failure(broken: Broken) -> str | None:
             raise SystemExit(f"{broken.file}: the line to break is not there once: {broken.old}")
         path.write_text(text.replace(broken.old, broken.new), encoding="utf-8")
         environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONWARNINGS": "ignore"}
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not acceptance", *broken.tests]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "-m",
+            "not acceptance",
+            *broken.tests,
+        ]
         result = subprocess.run(
             command, cwd=tree, env=environment, capture_output=True, text=True, timeout=600
         )

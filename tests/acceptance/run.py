@@ -1,8 +1,9 @@
 """``make acceptance``: the Must-show lists at full size, one check after another, resumable.
 
-A check is a command. Its result (exit code, seconds, last lines) is written to docs/results/acceptance.json as
-soon as it ends, with the commit it ran on; a check that passed on this commit is not run again, so that an
-interrupted call goes on where it stopped. ``--only NAME`` runs one, ``--again`` forgets earlier results.
+A check is a command. Its result (exit code, seconds, last lines) is written to
+docs/results/acceptance.json as soon as it ends, with the commit it ran on; a check that passed on
+this commit is not run again, so that an interrupted call goes on where it stopped. ``--only NAME``
+runs one, ``--again`` forgets earlier results.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A pool of persistent worker processes for tests with several ranks.
 
-Starting a process and importing megatron-core costs five seconds; the workers pay it once. Each job gets
-a new process group of the size it asks for (ranks 0..n-1 of the pool) over a new file store, so that jobs
-of any layout follow one another in the same processes.
+Starting a process and importing megatron-core costs five seconds; the workers pay it once. Each job
+gets a new process group of the size it asks for (ranks 0..n-1 of the pool) over a new file store,
+so that jobs of any layout follow one another in the same processes.
 
 A job is a function of a test file, named by path and name: ``job(**arguments) -> result``. It calls
 ``megatron_dream.parallel.start`` for its layout. Results and arguments travel pickled.

@@ -1,9 +1,10 @@
 """Loss and gradients do not depend on the layout.
 
-Why they must be equal: L = sum over masked n of w_n CE_n / D, with masks, weights and labels made per ordinal
-before any cut, and D an integer of the whole batch. Tensor parallelism splits matrix products whose partial
-sums are added; pipelining reorders nothing inside a micro-batch; context parallelism gives every query all
-keys; data parallelism and micro-batches split the outer sum. Only the order of fp32 additions differs.
+Why they must be equal: L = sum over masked n of w_n CE_n / D, with masks, weights and labels made
+per ordinal before any cut, and D an integer of the whole batch. Tensor parallelism splits matrix
+products whose partial sums are added; pipelining reorders nothing inside a micro-batch; context
+parallelism gives every query all keys; data parallelism and micro-batches split the outer sum. Only
+the order of fp32 additions differs.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "micro-batch 2": {"micro_batch_size": 2},
     "micro-batch 4": {"micro_batch_size": 4},
 }
-# Each layout meets every variant in the acceptance tier; here each meets one or two that could hurt it.
+# Each layout meets every variant in the acceptance tier; here each meets one or two that could hurt
+# it.
 SMALL = {
     "TP2": ["cart", "tied", "inverse_t, maskable"],
     "TP2+SP": ["documents", "selective recomputation"],

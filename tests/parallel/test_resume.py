@@ -1,7 +1,7 @@
 """A checkpoint resumed on another layout goes on with the same losses.
 
-Weights, fp32 copies, moments and step counters are stored by their place in the whole model, samples and noise
-by their ordinal; so a resumed run computes the same sums in another order.
+Weights, fp32 copies, moments and step counters are stored by their place in the whole model,
+samples and noise by their ordinal; so a resumed run computes the same sums in another order.
 """
 
 from __future__ import annotations

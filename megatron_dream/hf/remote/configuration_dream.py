@@ -9,9 +9,10 @@ from transformers import PretrainedConfig
 class DreamConfig(PretrainedConfig):
     """Shape and token ids of a Dream model.
 
-    Every field keeps the name that Qwen2 gives it. Dream's own: ``mask_token_id``; ``shift`` (hidden
-    state i - 1 predicts token i); ``num_tokens`` (ids from here on are padding of the table, None: all
-    are tokens); ``tokenizer_fingerprint`` (sha256 of what defines the tokenizer's ids).
+    Every field keeps the name that Qwen2 gives it. Dream's own: ``mask_token_id``; ``shift``
+    (hidden state i - 1 predicts token i); ``num_tokens`` (ids from here on are padding of the
+    table, None: all are tokens); ``tokenizer_fingerprint`` (sha256 of what defines the tokenizer's
+    ids).
     """
 
     model_type = "Dream"

@@ -1,8 +1,8 @@
 """A Qwen2-type transformer that attends in both directions, and its diffusion sampler.
 
-Part of an exported folder; runs under transformers 4.46 to 5.x with torch alone. ``forward`` returns
-unshifted logits, as all Dream code does: position i - 1 predicts token i. The sampler's files lie beside
-this one and are the same that train and evaluate the model.
+Part of an exported folder; runs under transformers 4.46 to 5.x with torch alone. ``forward``
+returns unshifted logits, as all Dream code does: position i - 1 predicts token i. The sampler's
+files lie beside this one and are the same that train and evaluate the model.
 
 Shapes: B rows, S positions, H hidden, N heads, K key and value heads, D head, V vocabulary.
 """
@@ -10,7 +10,7 @@ Shapes: B rows, S positions, H hidden, N heads, K key and value heads, D head, V
 import dataclasses
 import difflib
 from dataclasses import dataclass
-from typing import Any, Optional, Tuple, Union
+from typing import Any
 
 import torch
 import transformers
@@ -58,7 +58,7 @@ class DreamMLP(nn.Module):
 
 def rotary_tables(
     position_ids_BS: torch.Tensor, head_dim: int, theta: float, dtype: torch.dtype
-) -> Tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and sines [B, 1, S, D] of the rotary embedding.
 
     Computed at each pass from nothing but the configuration: a buffer that is not in the weights is
@@ -94,7 +94,7 @@ class DreamAttention(nn.Module):
         x_BSH: torch.Tensor,
         cos: torch.Tensor,
         sin: torch.Tensor,
-        mask: Optional[torch.Tensor],
+        mask: torch.Tensor | None,
     ) -> torch.Tensor:
         batch, length, _ = x_BSH.shape
 
@@ -123,7 +123,7 @@ class DreamDecoderLayer(nn.Module):
         self.input_layernorm = DreamRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = DreamRMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: torch.Tensor, *attention: Optional[torch.Tensor]) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, *attention: torch.Tensor | None) -> torch.Tensor:
         x = x + self.self_attn(self.input_layernorm(x), *attention)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -160,9 +160,9 @@ class DreamBaseModel(DreamPreTrainedModel):
     def forward(
         self,
         inputs_embeds: torch.Tensor,
-        mask: Optional[torch.Tensor],
+        mask: torch.Tensor | None,
         position_ids: torch.Tensor,
-    ) -> Tuple[torch.Tensor, Tuple[torch.Tensor, ...]]:
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         head_dim = self.config.hidden_size // self.config.num_attention_heads
         cos, sin = rotary_tables(
             position_ids, head_dim, self.config.rope_theta, inputs_embeds.dtype
@@ -178,8 +178,8 @@ class DreamBaseModel(DreamPreTrainedModel):
 
 
 def attention_bias(
-    attention_mask: Optional[torch.Tensor], dtype: torch.dtype
-) -> Optional[torch.Tensor]:
+    attention_mask: torch.Tensor | None, dtype: torch.dtype
+) -> torch.Tensor | None:
     """Any of the masks that ``forward`` takes, as scaled_dot_product_attention takes it.
 
     A query that may attend to nothing (padding) attends to itself: its output is never read, and
@@ -206,7 +206,7 @@ def attention_bias(
 
 
 def default_positions(
-    attention_mask: Optional[torch.Tensor], batch: int, length: int, device: torch.device
+    attention_mask: torch.Tensor | None, batch: int, length: int, device: torch.device
 ) -> torch.Tensor:
     """0, 1, ... over the real positions of each row; padded ones get 1."""
     if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2:
@@ -228,8 +228,8 @@ class DreamGenerationOutput:
     """
 
     sequences: torch.Tensor
-    history: Optional[Tuple[torch.Tensor, ...]]
-    events: Optional[History]
+    history: tuple[torch.Tensor, ...] | None
+    events: History | None
     num_forward: int
     seed: int
 
@@ -265,19 +265,19 @@ class DreamModel(DreamPreTrainedModel):
 
     def forward(
         self,
-        input_ids: Optional[torch.Tensor] = None,
-        attention_mask: Optional[Union[torch.Tensor, str]] = None,
-        position_ids: Optional[torch.Tensor] = None,
-        past_key_values: Optional[Any] = None,
-        inputs_embeds: Optional[torch.Tensor] = None,
-        labels: Optional[torch.Tensor] = None,
-        use_cache: Optional[bool] = None,
-        output_attentions: Optional[bool] = None,
-        output_hidden_states: Optional[bool] = None,
-        return_dict: Optional[bool] = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | str | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Any | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
         num_logits_to_keep: int = 0,
         **kwargs: Any,
-    ) -> Union[MaskedLMOutput, Tuple[torch.Tensor, ...]]:
+    ) -> MaskedLMOutput | tuple[torch.Tensor, ...]:
         """Unshifted logits: those at position i - 1 predict token i.
 
         Args:
@@ -323,20 +323,21 @@ class DreamModel(DreamPreTrainedModel):
     @torch.no_grad()
     def diffusion_generate(
         self,
-        inputs: Optional[torch.Tensor] = None,
-        generation_config: Optional[Any] = None,
+        inputs: torch.Tensor | None = None,
+        generation_config: Any | None = None,
         **kwargs: Any,
-    ) -> Union[torch.Tensor, DreamGenerationOutput]:
+    ) -> torch.Tensor | DreamGenerationOutput:
         """Append masks to each prompt and fill all masks, those inside the prompt too.
 
         Args:
             inputs: int64 [B, P] prompts, padded on the left.
-            generation_config: a SamplingConfig, a dict, or a transformers GenerationConfig, of which
-                only what differs from its defaults is taken.
+            generation_config: a SamplingConfig, a dict, or a transformers GenerationConfig, of
+                which only what differs from its defaults is taken.
             kwargs: attention_mask [B, P]; generation_tokens_hook_func(step, x, logits) -> x and
                 generation_logits_hook_func(step, x, logits) -> logits; return_dict_in_generate;
-                max_length; and every field of SamplingConfig (sampling_config.py): max_new_tokens, steps,
-                alg, alg_temp, temperature, top_p, top_k, output_history, num_return_sequences, seed, ...
+                max_length; and every field of SamplingConfig (sampling_config.py): max_new_tokens,
+                steps, alg, alg_temp, temperature, top_p, top_k, output_history,
+                num_return_sequences, seed, ...
 
         Returns:
             int64 [B x num_return_sequences, P + new], or DreamGenerationOutput when asked for.
@@ -391,7 +392,7 @@ class DreamModel(DreamPreTrainedModel):
         return SamplingConfig(**{**known, **given})
 
 
-def _chosen_fields(generation_config: Optional[Any]) -> dict:
+def _chosen_fields(generation_config: Any | None) -> dict:
     """What a generation config really chooses; old classes are full of defaults nobody asked for."""
     if generation_config is None:
         return {}
@@ -405,7 +406,7 @@ def _chosen_fields(generation_config: Optional[Any]) -> dict:
     return {name: value for name, value in values.items() if name in known and value is not None}
 
 
-def _canvases(history: History, steps: int) -> Tuple[torch.Tensor, ...]:
+def _canvases(history: History, steps: int) -> tuple[torch.Tensor, ...]:
     """The canvas after each step; a step that opened nothing repeats the one before."""
     after = dict(history.frames())
     canvases = []

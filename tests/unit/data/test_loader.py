@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -177,3 +179,37 @@ def test_workers_leave_signals_to_the_training_process(stream: NoisedStream) -> 
     assert all(worker.is_alive() for worker in workers)
     iterator.close()
     assert not any(worker.is_alive() for worker in workers)
+
+
+DYING_RUN = """
+import numpy as np
+from megatron_dream.data.loader import MicroBatchIterator
+from megatron_dream.data.stream import Row
+
+class Rows:
+    sequence_length, has_whole_rows = 4, True
+    def __len__(self):
+        return 10**6
+    def __getitem__(self, n):
+        zeros = np.zeros(4, dtype=np.int32)
+        return Row(zeros, zeros, zeros, zeros, 1.0, 0, n, 3)
+
+iterator = MicroBatchIterator(Rows(), num_workers=2)
+next(iterator)
+print(*[worker.pid for worker in iterator._buffers._workers], flush=True)
+raise RuntimeError("the run dies while its loader works")
+"""
+
+
+def test_a_run_that_dies_is_not_held_by_its_workers(repository_root: Path) -> None:
+    """multiprocessing ends daemons by SIGTERM at exit and joins them, but they ignore it."""
+    command = [sys.executable, "-c", DYING_RUN]
+    result = subprocess.run(
+        command, cwd=repository_root, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 1 and "the run dies" in result.stderr
+    workers = [int(pid) for pid in result.stdout.split()]
+    assert len(workers) == 2
+    for pid in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
