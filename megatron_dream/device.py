@@ -272,7 +272,7 @@ def _install_stand_ins() -> None:
     _install_cpu_random(sys.modules["megatron.core.tensor_parallel.random"])
     # A CPU build of torch would raise here; megatron-core calls it on tensors it thinks are
     # elsewhere.
-    torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign,assignment]
+    torch.Tensor.cuda = lambda self, *args, **kwargs: self
 
 
 @contextlib.contextmanager
@@ -287,11 +287,11 @@ def _cpu_imports() -> Iterator[None]:
     # Transformer Engine itself raises RuntimeError on a machine without cuDNN, which it does not.
     hidden = {} if "transformer_engine" in sys.modules else {"transformer_engine": None}
     sys.modules.update(hidden)  # type: ignore[arg-type]
-    torch.compile = identity  # type: ignore[assignment]
+    torch.compile = identity
     try:
         yield
     finally:
-        torch.compile = compile_function  # type: ignore[assignment]
+        torch.compile = compile_function
         for name in hidden:
             sys.modules.pop(name, None)
 

@@ -44,6 +44,7 @@ class Ranks:
 
     @property
     def is_last_pipeline_rank(self) -> bool:
+        """Whether this process holds the last layers, and so the loss."""
         return self.pp_rank == self.pp_size - 1
 
     @property

@@ -1,5 +1,6 @@
-"""The whole line once, on two CPU cores: text, tokens, AR model, diffusion model, export, samples,
-page.
+"""The whole line once, on two CPU cores: from text to a page of samples.
+
+Text, tokens, autoregressive model, diffusion model adapted from it, export, samples, page.
 
 Every command is printed as one can type it from the project's root. A finished stage leaves a stamp
 in work/quickstart/stamps; a second call goes on after the last finished one. Not in here: SFT, RL,

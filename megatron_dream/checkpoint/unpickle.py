@@ -45,6 +45,7 @@ class RestrictedUnpickler(pickle.Unpickler):
     """Knows the records of a checkpoint's metadata and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
+        """The class or function that the pickle asks for, if it is on the list."""
         if module in _RECORD_MODULES or (module, name) in _ALLOWED:
             value = getattr(importlib.import_module(module), name)
             if isinstance(value, type) or (module, name) in _ALLOWED:
@@ -101,8 +102,8 @@ def restricted_reading() -> Iterator[None]:
     from torch.distributed.checkpoint import default_planner, filesystem
 
     planner_torch = default_planner.torch
-    filesystem.pickle = _Overlay(pickle, load=_load, loads=_loads)  # type: ignore[attr-defined]
-    default_planner.torch = _Overlay(planner_torch, load=_torch_load)  # type: ignore[attr-defined]
+    filesystem.pickle = _Overlay(pickle, load=_load, loads=_loads)
+    default_planner.torch = _Overlay(planner_torch, load=_torch_load)
     try:
         yield
     except pickle.UnpicklingError as error:
@@ -111,5 +112,5 @@ def restricted_reading() -> Iterator[None]:
             f"do not load it"
         ) from None
     finally:
-        filesystem.pickle = pickle  # type: ignore[attr-defined]
-        default_planner.torch = planner_torch  # type: ignore[attr-defined]
+        filesystem.pickle = pickle
+        default_planner.torch = planner_torch

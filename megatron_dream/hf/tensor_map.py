@@ -108,7 +108,7 @@ def entries_by_megatron_name(model: ModelConfig) -> dict[str, Entry]:
     found = {
         entry.name: entry
         for spec in ("local", "transformer_engine")
-        for entry in entries(model, spec)  # type: ignore[arg-type]
+        for entry in entries(model, spec)
     }
     found.setdefault(MEGATRON_HEAD, Entry(MEGATRON_HEAD, "vocabulary", (EMBEDDING,)))
     return found

@@ -109,7 +109,7 @@ def _build_chunk(
         post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
         share_embeddings_and_output_weights=model.tie_word_embeddings,
         position_embedding_type="rope",
-        rotary_base=model.rotary_base,  # type: ignore[arg-type]
+        rotary_base=model.rotary_base,
         vp_stage=stage,
     )
     chunk.real_vocab_size = model.vocab_size
@@ -125,8 +125,7 @@ def build_model(
     *,
     objective: Objective = "diffusion",
 ) -> list[Any]:
-    """The model chunks of this process (one, or several under interleaved pipelining), on its
-    device.
+    """The model chunks of this process on its device; several under interleaved pipelining.
 
     Args:
         model: a resolved model (presets filled in, vocabulary known).

@@ -25,9 +25,7 @@ class RMSNorm(torch.nn.Module):
         self.eps = eps
         weight = torch.ones(hidden_size, dtype=getattr(config, "params_dtype", torch.float32))
         self.weight = torch.nn.Parameter(weight)
-        self.weight.sequence_parallel = bool(  # type: ignore[attr-defined]
-            getattr(config, "sequence_parallel", False)
-        )
+        self.weight.sequence_parallel = bool(getattr(config, "sequence_parallel", False))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension of ``x`` [..., hidden_size]."""

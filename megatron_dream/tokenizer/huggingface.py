@@ -1,5 +1,4 @@
-"""Tokenizers of the Hugging Face kind: a folder with tokenizer.json, read by the `tokenizers`
-library.
+"""Tokenizers of the Hugging Face kind: a folder with tokenizer.json, read by `tokenizers`.
 
 transformers is not imported: it takes seconds and does nothing here that tokenizer.json does not
 say.
@@ -72,7 +71,7 @@ class HuggingFaceTokenizer(Tokenizer):
         return self._decode([token_id])
 
     @cached_property
-    def fingerprint(self) -> str:  # type: ignore[override]
+    def fingerprint(self) -> str:
         """See the base class."""
         return fingerprint_json(self._json)
 

@@ -75,7 +75,7 @@ def open_input(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
         elif path.suffix == ".zst":
             zstandard = import_zstandard(path)
             reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-            yield stack.enter_context(io.BufferedReader(reader, 1 << 20)), raw  # type: ignore[type-var]
+            yield stack.enter_context(io.BufferedReader(reader, 1 << 20)), raw
         else:
             yield raw, raw
 

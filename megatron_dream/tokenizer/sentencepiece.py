@@ -71,7 +71,7 @@ class SentencePieceTokenizer(Tokenizer):
         return piece.text.replace(SPACE_SYMBOL, " ")
 
     @cached_property
-    def fingerprint(self) -> str:  # type: ignore[override]
+    def fingerprint(self) -> str:
         """See the base class; equal to that of the Hugging Face tokenizer made from it."""
         if self._model.why_not_fast() is None:
             return fingerprint_json(self._tokenizer_json())

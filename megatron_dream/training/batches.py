@@ -20,8 +20,7 @@ def micro_batch_iterators(
     stop: int | None = None,
     workers: int = 0,
 ) -> list[MicroBatchIterator]:
-    """Iterators over ``stream`` from sample ``consumed`` on; chunks of an interleaved pipeline read
-    alone.
+    """Iterators over ``stream`` from sample ``consumed`` on; each model chunk reads for itself.
 
     Args:
         stream: rows by ordinal.

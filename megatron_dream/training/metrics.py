@@ -127,7 +127,7 @@ class StepReport:
             for rows, count, ce in zip(rows_s, count_s, ce_s, strict=True)
         ]
         for entry, name in zip(by_source, source_names, strict=True):
-            entry["name"] = name  # type: ignore[assignment]
+            entry["name"] = name
         return cls(
             loss=float(values[0]) / max(float(values[1]), 1.0),
             masked_tokens=int(values[2]),

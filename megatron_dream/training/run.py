@@ -30,8 +30,7 @@ from .optimizer import build_optimizer, build_scheduler, wrap_data_parallel
 
 
 def pretrain(config: RunConfig, dry_run: int | None = None) -> int:
-    """Train to ``training.train_steps``, going on from the run folder's last checkpoint if there is
-    one.
+    """Train to ``training.train_steps``, from the run folder's last checkpoint if there is one.
 
     Args:
         config: the run; presets may still be unresolved.

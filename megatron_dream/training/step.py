@@ -81,8 +81,7 @@ class StepRunner:
         step: int,
         forward_only: bool = False,
     ) -> Tensor:
-        """Run ``num_microbatches`` and return the global batch's sums (metrics.py), on every
-        process.
+        """Run ``num_microbatches`` and return the global batch's sums on every process.
 
         Args:
             iterators: one a model chunk.

@@ -177,9 +177,7 @@ class DreamBaseModel(DreamPreTrainedModel):
     keeps_states = False  # set around a pass that asked for hidden states
 
 
-def attention_bias(
-    attention_mask: torch.Tensor | None, dtype: torch.dtype
-) -> torch.Tensor | None:
+def attention_bias(attention_mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
     """Any of the masks that ``forward`` takes, as scaled_dot_product_attention takes it.
 
     A query that may attend to nothing (padding) attends to itself: its output is never read, and
