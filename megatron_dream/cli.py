@@ -276,13 +276,16 @@ def _fill_import_hf(parser: _Parser) -> None:
 def _export_hf(options: argparse.Namespace) -> None:
     from megatron_dream.hf import export_hf
 
-    export_hf(options.checkpoint, options.folder, tokenizer=options.tokenizer)
+    export_hf(
+        options.checkpoint, options.folder, tokenizer=options.tokenizer, dtype=options.dtype
+    )
 
 
 def _fill_export_hf(parser: _Parser) -> None:
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
     parser.add_argument("folder", type=Path, metavar="HF_FOLDER")
     parser.add_argument("--tokenizer", type=Path, metavar="PATH")
+    parser.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32"))
 
 
 def _verify_export(options: argparse.Namespace) -> int | None:

@@ -34,13 +34,13 @@ def generate(
     )
     seconds = time.perf_counter() - started
     sequence = output.sequences[0].tolist()
-    history = output.history
+    events = output.events
     return {
         "prompt_length": len(prompt),
         "ids": sequence,
         "tokens": [token_text(tokenizer, token) for token in sequence],
-        "opened_step": [int(step) for step in history.opened_step_BS[0]],
-        "confidence": [float(value) for value in history.confidence_BS[0]],
+        "opened_step": [int(step) for step in events.opened_step[0]],
+        "confidence": [float(value) for value in events.confidence[0].nan_to_num(1.0)],
         "seconds": seconds,
     }
 

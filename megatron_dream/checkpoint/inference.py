@@ -69,19 +69,23 @@ def _find_tokenizer(metadata: CheckpointMetadata, given: Path | str | None) -> T
     return tokenizer
 
 
-def load_for_sampling(path: Path | str, tokenizer: Path | str | None = None) -> CheckpointModel:
+def load_for_sampling(
+    path: Path | str, tokenizer: Path | str | None = None, *, accepts_autoregressive: bool = False
+) -> CheckpointModel:
     """Load a checkpoint's weights in fp32 into one process.
 
     Args:
         path: checkpoint or run folder.
         tokenizer: default: where the run found it, if it is still there and the same.
+        accepts_autoregressive: load weights that were never adapted too; they then attend in both
+            directions, which serves comparisons only.
 
     Raises:
         CheckpointError: missing, altered, or no model that attends in both directions.
     """
     folder = resolve_checkpoint(path)
     metadata = read_metadata(folder)
-    if metadata.objective == "ar":
+    if metadata.objective == "ar" and not accepts_autoregressive:
         raise CheckpointError(
             f"{folder} is an autoregressive model, which cannot open masks; adapt it first "
             f"(pretrain with checkpoint.init_from) or name another checkpoint"
@@ -90,6 +94,6 @@ def load_for_sampling(path: Path | str, tokenizer: Path | str | None = None) -> 
     layout, training = ParallelConfig(), TrainingConfig(precision="fp32")
     ranks = parallel.start(layout)
     shape = ModelConfig(**metadata.model)
-    chunks = build_model(shape, layout, training, ranks)
+    chunks = build_model(shape, layout, training, ranks, draws_weights=False)
     load_weights(folder, chunks, ranks)
     return CheckpointModel(chunks[0].eval(), metadata, found)

@@ -21,6 +21,7 @@ import atexit
 import signal
 import weakref
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -34,6 +35,7 @@ from .batch import BatchLayout, broadcast, to_batch
 from .stream import NoisedStream
 
 SkipRanges = Sequence[tuple[int, int]]
+_RUN_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _PREFETCH_FACTOR = 4  # micro-batches a worker prepares ahead
 
 
@@ -130,8 +132,19 @@ class _Numbers(Sampler[int]):
 
 def _start_worker(worker: int) -> None:
     """The run's signals are the training process's to answer; workers end when it says so."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in _RUN_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _RUN_SIGNALS)
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold the run's signals back while workers start, until they ignore them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _RUN_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _close_at_exit(reference: weakref.ref[MicroBatchIterator]) -> None:
@@ -270,16 +283,16 @@ def _read(
     """Packed micro-batches 0..count-1, in order, by worker processes if asked."""
     if num_workers == 0:
         return (dataset[number] for number in range(count))
-    return iter(
-        DataLoader(
-            dataset,
-            batch_size=None,
-            sampler=_Numbers(count),
-            num_workers=num_workers,
-            prefetch_factor=_PREFETCH_FACTOR,
-            persistent_workers=True,
-            multiprocessing_context="fork",  # megatron-core's import takes seconds
-            pin_memory=device.type == "cuda",
-            worker_init_fn=_start_worker,
-        )
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=_Numbers(count),
+        num_workers=num_workers,
+        prefetch_factor=_PREFETCH_FACTOR,
+        persistent_workers=True,
+        multiprocessing_context="fork",  # megatron-core's import takes seconds
+        pin_memory=device.type == "cuda",
+        worker_init_fn=_start_worker,
     )
+    with _signals_held():
+        return iter(loader)

@@ -124,6 +124,7 @@ def build_model(
     ranks: Ranks,
     *,
     objective: Objective = "diffusion",
+    draws_weights: bool = True,
 ) -> list[Any]:
     """The model chunks of this process on its device; several under interleaved pipelining.
 
@@ -133,18 +134,20 @@ def build_model(
         training: precision, recomputation and the seed of the weights.
         ranks: this process's place.
         objective: ``diffusion`` attends in both directions, ``ar`` only to the left.
+        draws_weights: False leaves them undefined, for a caller who fills them all.
     """
     spec = resolve_layer_spec(model)
     config = transformer_config(model, parallel, training, spec=spec)
     chunks = []
     for vp_stage in range(ranks.vp_size):
         chunk = _build_chunk(config, model, objective, ranks, spec, vp_stage)
-        initialize_weights(
-            chunk,
-            seed=training.seed,
-            std=model.init_method_std,
-            tp_rank=ranks.tp_rank,
-            tp_size=ranks.tp_size,
-        )
+        if draws_weights:
+            initialize_weights(
+                chunk,
+                seed=training.seed,
+                std=model.init_method_std,
+                tp_rank=ranks.tp_rank,
+                tp_size=ranks.tp_size,
+            )
         chunks.append(chunk.to(device.current_device()))
     return chunks
