@@ -1,0 +1,38 @@
+"""The canvas in a terminal: masks as soft blocks, tokens coloured by the step they opened at."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.text import Text
+
+from .page import SampleRecord
+
+_RAMP = ("bright_blue", "cyan", "green", "yellow", "bright_red")
+
+
+def canvas_text(sample: SampleRecord, steps_done: int | None = None) -> Text:
+    """The canvas after ``steps_done`` steps as coloured text; None: finished.
+
+    Control characters of a token are shown by their escapes: a model's output must not steer the
+    terminal.
+    """
+    last = max([0, *sample.opened_step])
+    done = last + 1 if steps_done is None else steps_done
+    text = Text("".join(map(_printable, sample.prompt_tokens)), style="dim")
+    for token, step in zip(sample.tokens, sample.opened_step, strict=True):
+        if step >= done:
+            text.append("░", style="dim")
+        elif step < 0:
+            text.append(_printable(token), style="dim")
+        else:
+            text.append(_printable(token), style=_RAMP[step * (len(_RAMP) - 1) // max(1, last)])
+    return text
+
+
+def _printable(token: str) -> str:
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in token)
+
+
+def print_sample(sample: SampleRecord, console: Console | None = None) -> None:
+    """Print the finished canvas with its colours."""
+    (console or Console()).print(canvas_text(sample))
