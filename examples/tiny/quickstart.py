@@ -118,7 +118,7 @@ def write_sample_page(run: str, name: str) -> None:
     for sample in json.loads((WORK / f"samples-{run}.json").read_text(encoding="utf-8")):
         records.append(
             SampleRecord(
-                prompt_tokens=sample["tokens"][: sample["prompt_length"]],
+                prompt_tokens=sample["tokens"][1 : sample["prompt_length"]],  # without BOS
                 tokens=sample["tokens"][sample["prompt_length"] :],
                 opened_step=sample["opened_step"][sample["prompt_length"] :],
                 confidence=sample["confidence"][sample["prompt_length"] :],

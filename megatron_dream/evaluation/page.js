@@ -55,7 +55,10 @@
     play.textContent = "Pause";
     timer = setInterval(() => {
       draw(Number(slider.value) + 1);
-      if (Number(slider.value) > lastStep) stop();
+      if (Number(slider.value) > lastStep) {
+        canvas.dataset.played = "true";
+        stop();
+      }
     }, 1000 / Number(speed.value));
   };
 
@@ -98,4 +101,8 @@
   slider.addEventListener("input", () => { stop(); draw(Number(slider.value)); });
   speed.addEventListener("change", () => { if (timer !== null) { stop(); start(); } });
   show(0);
+  if (location.hash === "#play") {
+    draw(0);
+    start();
+  }
 })();

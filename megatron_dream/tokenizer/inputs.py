@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, cast
 
 from megatron_dream.errors import DataError, MissingDependencyError
 
@@ -71,7 +71,8 @@ def open_input(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
     with ExitStack() as stack:
         raw = stack.enter_context(open(path, "rb"))
         if path.suffix == ".gz":
-            yield stack.enter_context(gzip.GzipFile(fileobj=raw)), raw
+            unpacked = stack.enter_context(gzip.GzipFile(fileobj=raw))
+            yield cast(IO[bytes], unpacked), raw
         elif path.suffix == ".zst":
             zstandard = import_zstandard(path)
             reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
@@ -80,7 +81,7 @@ def open_input(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
             yield raw, raw
 
 
-def import_zstandard(path: Path) -> object:
+def import_zstandard(path: Path) -> Any:
     """The optional zstandard package."""
     try:
         return importlib.import_module("zstandard")
