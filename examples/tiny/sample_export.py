@@ -66,9 +66,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=4)
     parser.add_argument("--new-tokens", type=int, default=64)
     options = parser.parse_args()
-    tokenizer = AutoTokenizer.from_pretrained(options.folder)
+    tokenizer = AutoTokenizer.from_pretrained(options.folder, trust_remote_code=True)
     model = AutoModel.from_pretrained(
-        options.folder, trust_remote_code=True, torch_dtype=torch.float32
+        options.folder, trust_remote_code=True, dtype=torch.float32
     ).eval()
     bos, mask = tokenizer.convert_tokens_to_ids(["<|beginoftext|>", "<|mask|>"])
     lines = Path(options.prompts).read_text(encoding="utf-8").splitlines()

@@ -12,7 +12,7 @@ import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
+from multiprocessing.context import SpawnProcess
 
 import numpy as np
 
@@ -110,7 +110,7 @@ def encode_all(
         yield from map(encoder.encode, chunks)
         return
     context = multiprocessing.get_context("spawn")  # fork is unsafe once threads run
-    started: list[tuple[BaseProcess, Connection]] = []
+    started: list[tuple[SpawnProcess, Connection]] = []
     try:
         for _ in range(workers):
             ours, theirs = context.Pipe()

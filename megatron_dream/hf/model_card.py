@@ -35,7 +35,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 folder = "PATH_OF_THIS_FOLDER"
-tokenizer = AutoTokenizer.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
 model = AutoModel.from_pretrained(folder, trust_remote_code=True, dtype=torch.{dtype}).eval()
 prompt = [tokenizer.convert_tokens_to_ids("<|beginoftext|>"), *tokenizer.encode("def add(a, b):")]
 ids = model.diffusion_generate(torch.tensor([prompt]), max_new_tokens=32, steps=32, alg="entropy")
