@@ -43,6 +43,7 @@ setup(
         "numpy",
         "scipy",
         "rich",
+        "psutil",  # megatron-core asks for it when it writes a checkpoint
         "pyyaml",
     ],
     extras_require={

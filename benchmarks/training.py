@@ -44,7 +44,13 @@ def micro_batches(vocab: int, length: int) -> list[dict[str, torch.Tensor]]:
         for ordinal in range(number * ROWS, (number + 1) * ROWS):
             x0 = np.random.default_rng(ordinal).integers(0, vocab - 1, length).astype(np.int32)
             row = make_row(
-                x0, [length], 0, ordinal, noise=noise, diffusion=DiffusionConfig(), mask_id=vocab - 1
+                x0,
+                [length],
+                0,
+                ordinal,
+                noise=noise,
+                diffusion=DiffusionConfig(),
+                mask_id=vocab - 1,
             )
             rows.append(row)
         batches.append(to_batch(layout.pack(rows), layout, has_whole_rows=True))
@@ -168,9 +174,7 @@ def run_side(side: str, vocab: int, threads: int) -> dict[str, Any]:
     """``measure`` in a process of its own."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, __file__, "--side", side, "--vocab", str(vocab)]
-    result = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=False
-    )
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if result.returncode:
         raise SystemExit(f"{side} at vocabulary {vocab} failed:\n{result.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])

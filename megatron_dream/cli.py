@@ -276,9 +276,7 @@ def _fill_import_hf(parser: _Parser) -> None:
 def _export_hf(options: argparse.Namespace) -> None:
     from megatron_dream.hf import export_hf
 
-    export_hf(
-        options.checkpoint, options.folder, tokenizer=options.tokenizer, dtype=options.dtype
-    )
+    export_hf(options.checkpoint, options.folder, tokenizer=options.tokenizer, dtype=options.dtype)
 
 
 def _fill_export_hf(parser: _Parser) -> None:
@@ -312,11 +310,11 @@ def _fill_reshard(parser: _Parser) -> None:
     parser.add_argument("--pp", type=int, required=True, metavar="N")
 
 
-def _sample(options: argparse.Namespace) -> int | None:
+def _sample(options: argparse.Namespace) -> None:
     from megatron_dream.evaluation.sample_command import run_sample
 
     given = {k: v for k, v in vars(options).items() if k not in ("handler", "overrides")}
-    return run_sample(**given)
+    run_sample(**given)
 
 
 def _fill_sample(parser: _Parser) -> None:

@@ -66,7 +66,10 @@ def signature(text: str) -> np.ndarray:
     tokens = _TOKEN.findall(text)
     shingles = {" ".join(tokens[i : i + SHINGLE]) for i in range(max(1, len(tokens) - SHINGLE + 1))}
     hashes = np.array(
-        [int.from_bytes(hashlib.blake2b(s.encode(), digest_size=8).digest(), "little") for s in shingles],
+        [
+            int.from_bytes(hashlib.blake2b(s.encode(), digest_size=8).digest(), "little")
+            for s in shingles
+        ],
         dtype=np.uint64,
     )
     generator = np.random.Philox(key=np.array([0, 0], dtype=np.uint64))

@@ -58,7 +58,11 @@ def _load_export(folder: Path) -> Sampler:
     except ImportError:
         raise MissingDependencyError("sampling an exported folder needs transformers") from None
     try:
-        model = AutoModel.from_pretrained(str(folder), trust_remote_code=True).eval().to(current_device())
+        model = (
+            AutoModel.from_pretrained(str(folder), trust_remote_code=True)
+            .eval()
+            .to(current_device())
+        )
     except (OSError, ValueError, RuntimeError) as error:
         first = str(error).splitlines()[0]
         raise ModelFolderError(f"{folder} cannot be loaded by transformers ({first})") from None
@@ -178,7 +182,11 @@ def _generate(
 
 
 def _record(
-    tokenizer: Tokenizer, output: SamplingOutput, text: str, prompt_length: int, config: SamplingConfig
+    tokenizer: Tokenizer,
+    output: SamplingOutput,
+    text: str,
+    prompt_length: int,
+    config: SamplingConfig,
 ) -> tuple[SampleRecord, dict[str, Any]]:
     sequence = output.sequences[0].tolist()
     response = cut_at_eos(sequence[prompt_length:], [tokenizer.eos_id])

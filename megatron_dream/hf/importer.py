@@ -61,7 +61,9 @@ def import_folder(folder: Path | str, checkpoint: Path | str, *, tp: int = 1, pp
     metadata = _metadata(folder, config, tokenizer, tp, pp)
     writer = CheckpointWriter(checkpoint.parent, ranks, moves_latest=False)
     writer.save(checkpoint.name, chunks, metadata)
-    print(f"{checkpoint}: {sum(p.numel() for p in chunks[0].parameters()):,} parameters from {folder}")
+    print(
+        f"{checkpoint}: {sum(p.numel() for p in chunks[0].parameters()):,} parameters from {folder}"
+    )
 
 
 def _check_layout(config: FolderConfig, tp: int, pp: int) -> None:

@@ -77,7 +77,9 @@ def model_card(metadata: CheckpointMetadata, model: ModelConfig, dtype: str) -> 
         model.num_query_groups,
         model.ffn_hidden_size,
     )
-    weight = f", {objective.get('weight')}" if metadata.objective == "diffusion" and objective else ""
+    weight = (
+        f", {objective.get('weight')}" if metadata.objective == "diffusion" and objective else ""
+    )
     return _CARD.format(
         title=model.preset or "Dream model",
         kind=_kind(metadata),
@@ -87,7 +89,8 @@ def model_card(metadata: CheckpointMetadata, model: ModelConfig, dtype: str) -> 
         dtype=dtype,
         step=metadata.step,
         tokens=f"{trained['tokens']:,}" if "tokens" in trained else "not recorded",
-        sources=", ".join(trained.get("sources", [])) or trained.get("imported_from", "not recorded"),
+        sources=", ".join(trained.get("sources", []))
+        or trained.get("imported_from", "not recorded"),
         objective=f"{metadata.objective}{weight}",
         limits="Not decontaminated against any benchmark; not evaluated by this export.",
     )

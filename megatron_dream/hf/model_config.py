@@ -83,7 +83,7 @@ def read_config(folder: Path | str) -> FolderConfig:
             f"{path}: model_type is {model_type!r}; only {' and '.join(MODEL_TYPES)} can be imported"
         )
     _refuse_unsupported(path, values)
-    sizes = {ours: _size(path, values, theirs) for theirs, ours in _SIZES.items()}
+    sizes: dict[str, Any] = {ours: _size(path, values, theirs) for theirs, ours in _SIZES.items()}
     model = ModelConfig(
         **sizes,
         norm_epsilon=_number(path, values, "rms_norm_eps"),
@@ -195,9 +195,9 @@ def _check_shape(path: Path, values: Mapping[str, Any], model: ModelConfig) -> N
 
 
 def _special_ids(path: Path, values: Mapping[str, Any], model: ModelConfig) -> dict[str, int]:
-    found = {}
+    found: dict[str, int] = {}
     for name in ("bos", "eos", "pad", "mask"):
-        value = values.get(f"{name}_token_id")
+        value: Any = values.get(f"{name}_token_id")
         if isinstance(value, list) and value:
             value = value[0]
         if value is None:

@@ -98,7 +98,13 @@ def _run_transformers(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
             "HF_MODULES_CACHE": str(Path(scratch) / "modules"),
             "HF_HUB_OFFLINE": "1",
         }
-        command = [sys.executable, str(_OTHER_SIDE), str(folder.resolve()), str(question), str(answer)]
+        command = [
+            sys.executable,
+            str(_OTHER_SIDE),
+            str(folder.resolve()),
+            str(question),
+            str(answer),
+        ]
         result = subprocess.run(
             command, env=environment, cwd=scratch, capture_output=True, text=True, check=False
         )

@@ -11,7 +11,9 @@ from megatron_dream import parallel
 from megatron_dream.config.schema import ModelConfig, ParallelConfig, TrainingConfig
 
 
-def import_and_export(folder: str, checkpoint: str, exported: str | None, tokenizer: str | None) -> None:
+def import_and_export(
+    folder: str, checkpoint: str, exported: str | None, tokenizer: str | None
+) -> None:
     """``import-hf`` and, where asked, ``export-hf`` of the result."""
     from megatron_dream.hf import export_hf, import_hf
 

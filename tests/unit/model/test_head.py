@@ -22,7 +22,9 @@ def reference(
     return (each * weights).sum(), each
 
 
-def inputs(rows: int, hidden: int, table_rows: int, vocab: int, seed: int = 0) -> tuple[Tensor, ...]:
+def inputs(
+    rows: int, hidden: int, table_rows: int, vocab: int, seed: int = 0
+) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(seed)
     return (
         torch.randn(rows, hidden, generator=generator, dtype=torch.float64).float(),
@@ -89,7 +91,9 @@ class LogitsBytes(TorchDispatchMode):
         super().__init__()
         self.vocab, self.peak, self.rows = vocab, 0, 0
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         result = function(*args, **(kwargs or {}))
         for value in result if isinstance(result, (tuple, list)) else (result,):
             if isinstance(value, Tensor) and value.dim() and value.shape[-1] == self.vocab:
