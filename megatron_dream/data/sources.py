@@ -90,7 +90,7 @@ def read_text(raw: RawDocument, json_key: str = "text") -> str | Reject:
 
 def _record_text(payload: bytes, json_key: str) -> str:
     try:
-        record = json.loads(_decoded(payload))
+        record = json.loads(_decoded(payload.rstrip()))
     except json.JSONDecodeError as error:
         raise ValueError(f"broken JSON: {error.msg} at column {error.colno}") from None
     except RecursionError:

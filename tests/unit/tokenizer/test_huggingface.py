@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import unicodedata
 
 import pytest
 from hypothesis import given, settings
@@ -63,13 +64,12 @@ def test_skipping_keeps_tokens_that_are_not_special(qwen2):
 
 def test_round_trip(qwen2):
     """Exact for text in NFC, which is what Qwen2's normaliser makes of any text."""
-    import unicodedata
 
     @settings(max_examples=150, deadline=None, derandomize=True)
     @given(st.text(st.characters(codec="utf-8")))
     def check(text):
         if unicodedata.is_normalized("NFC", text):
-            assert qwen2.decode(qwen2.encode(text)) in (text, unicodedata.normalize("NFC", text))
+            assert qwen2.decode(qwen2.encode(text)) == text
 
     check()
 
