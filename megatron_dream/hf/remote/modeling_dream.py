@@ -167,14 +167,13 @@ class DreamBaseModel(DreamPreTrainedModel):
         cos, sin = rotary_tables(
             position_ids, head_dim, self.config.rope_theta, inputs_embeds.dtype
         )
-        states = [inputs_embeds]
+        hidden, states = inputs_embeds, [inputs_embeds]
         for layer in self.layers:
-            states.append(layer(states[-1], cos, sin, mask))
-            if not self.keeps_states:
-                del states[0]
-        return self.norm(states[-1]), tuple(states)
-
-    keeps_states = False  # set around a pass that asked for hidden states
+            hidden = layer(hidden, cos, sin, mask)
+            if keep_states:
+                states.append(hidden)
+        hidden = self.norm(hidden)
+        return hidden, (*states[:-1], hidden)
 
 
 def attention_bias(attention_mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
@@ -306,9 +305,10 @@ class DreamModel(DreamPreTrainedModel):
         batch, length, _ = inputs_embeds.shape
         if position_ids is None:
             position_ids = default_positions(attention_mask, batch, length, inputs_embeds.device)
-        self.model.keeps_states = bool(output_hidden_states)
         mask = attention_bias(attention_mask, inputs_embeds.dtype)
-        hidden_BSH, states = self.model(inputs_embeds, mask, position_ids)
+        hidden_BSH, states = self.model(
+            inputs_embeds, mask, position_ids, bool(output_hidden_states)
+        )
         kept_BSH = hidden_BSH[:, -num_logits_to_keep:] if num_logits_to_keep else hidden_BSH
         logits_BSV = self.lm_head(kept_BSH)
         if return_dict is False:
