@@ -61,6 +61,7 @@ setup(
             "codespell",
             "pre-commit",
             "tensorboard",
+            "zstandard",
         ],
     },
     entry_points={"console_scripts": ["megatron-dream = megatron_dream.cli:main"]},

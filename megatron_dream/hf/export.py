@@ -1,15 +1,16 @@
-"""``export-hf``: a checkpoint of any layout becomes a Dream folder (SPEC 10).
+"""From a checkpoint of any layout to a Hugging Face folder (SPEC 10), streaming.
 
-Reads the checkpoint's files one layer's tensor at a time and writes safetensors as they come: no
-model is built and no process group is needed. The folder appears whole or not at all.
+Tensors are read from the checkpoint one layer's tensor at a time and written at once; neither
+megatron-core nor process groups nor a model in memory are needed. The folder appears when it is whole.
 """
 
 from __future__ import annotations
 
+import logging
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,17 +24,27 @@ from ..checkpoint.metadata import (
 )
 from ..checkpoint.tensors import TensorReader
 from ..config.schema import ModelConfig
-from ..errors import CheckpointError, ModelFolderError, TokenizerError
-from ..files import atomic_folder, atomic_write, write_json
+from ..errors import CheckpointError, ConfigError, ModelFolderError, TokenizerError, UserError
+from ..files import atomic_folder, write_json
 from ..tokenizer.base import Tokenizer, check_vocab
 from ..tokenizer.load import load_tokenizer
 from .model_card import model_card
 from .model_config import dream_config_json
-from .safetensors_writer import write_safetensors
+from .safetensors_writer import MAX_SHARD_BYTES, write_safetensors
 from .tensor_map import Entry, LayerSpec, entries, huggingface_shapes, to_huggingface
 
-_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-_REMOTE = Path(__file__).parent / "remote"
+_DTYPES = {
+    "bf16": torch.bfloat16,
+    "bfloat16": torch.bfloat16,
+    "fp32": torch.float32,
+    "float32": torch.float32,
+}
+_DTYPE_NAMES = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
+_LAYER = re.compile(r"^decoder\.layers\.\d+\.")
+_FINAL_NORM = "decoder.final_layernorm.weight"
+_FUSED_NORM = "decoder.layers.self_attention.linear_qkv.layer_norm_weight"
+
+logger = logging.getLogger(__name__)
 
 
 def export_checkpoint(
@@ -42,56 +53,94 @@ def export_checkpoint(
     tokenizer: Path | str | None = None,
     *,
     dtype: str = "auto",
-) -> int:
-    """Write ``folder`` from ``checkpoint``.
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> Path:
+    """Write a Dream folder that transformers loads without this package.
 
     Args:
-        checkpoint: checkpoint or run folder.
-        folder: a new folder, or an exported one to replace.
+        checkpoint: checkpoint or run folder, saved on any layout.
+        folder: to make; an earlier export of that name is replaced once the new one is whole.
         tokenizer: default: where the run found it, if it is still there and the same.
-        dtype: ``"bfloat16"``, ``"float32"`` or ``"auto"``: as the weights are stored.
+        dtype: ``bf16``, ``fp32`` or ``auto``, the checkpoint's own, which changes no bit.
+        max_shard_bytes: of data in one safetensors file.
 
     Returns:
-        Bytes of all tensors.
+        ``folder``.
 
     Raises:
-        CheckpointError: incomplete, altered or of another kind.
-        TokenizerError: no tokenizer, or another than the model's.
-        ModelFolderError: ``folder`` holds something that is no exported model.
+        CheckpointError: missing, altered, or of another kind of model.
+        TokenizerError: not the one the model was made with, or gone.
+        ModelFolderError: ``folder`` holds something else.
+        ConfigError: an unknown dtype.
     """
-    source, folder = resolve_checkpoint(checkpoint), Path(folder)
+    if dtype != "auto" and dtype not in _DTYPES:
+        raise ConfigError(f"dtype {dtype!r} is unknown; choose auto, bf16 or fp32")
+    target = Path(folder)
+    _check_target(target)
+    source = resolve_checkpoint(checkpoint)
     metadata = read_metadata(source)
     if fault := verify_files(source, metadata):
         raise CheckpointError(fault)
-    _check_target(folder)
-    model = ModelConfig(**metadata.model)
-    words = _tokenizer(metadata, tokenizer, source)
-    reader = TensorReader(source)
-    kind = _stored_dtype(reader) if dtype == "auto" else dtype
-    if kind not in _DTYPES:
-        raise ModelFolderError(f"dtype {dtype} is unknown; choose auto, bfloat16 or float32")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_folder(folder) as temporary:
-        _write_small_files(temporary, metadata, model, words, kind)
-        tensors = _tensors(reader, model)
-        total = write_safetensors(temporary, huggingface_shapes(model), tensors, _DTYPES[kind])
-    print(f"{folder}: {total:,} bytes of {kind} weights, step {metadata.step}")
-    return total
-
-
-def _check_target(folder: Path) -> None:
-    if folder.exists() and not (folder / "config.json").is_file() and any(folder.iterdir()):
-        raise ModelFolderError(f"{folder} is not empty and no exported model; name another folder")
-
-
-def _tokenizer(
-    metadata: CheckpointMetadata, given: Path | str | None, checkpoint: Path
-) -> Tokenizer:
-    path = given or metadata.tokenizer_path
-    if path is None or not Path(path).exists():
-        raise TokenizerError(
-            f"{checkpoint}: its tokenizer {path or ''} is not to be found; name it with --tokenizer"
+    model = _model_config(source, metadata)
+    found = find_tokenizer(metadata, tokenizer)
+    weights = CheckpointWeights(source, model)
+    chosen = weights.dtype if dtype == "auto" else _DTYPES[dtype]
+    if metadata.objective == "ar":
+        logger.warning(
+            "%s is an autoregressive model, not yet adapted: the folder loads, but its samples "
+            "are not meaningful",
+            source,
         )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(target) as temporary:
+        shapes = huggingface_shapes(model)
+        write_safetensors(temporary, shapes, weights.stream(), chosen, max_shard_bytes)
+        _write_texts(temporary, target.name, metadata, model, found, _DTYPE_NAMES[chosen])
+        _copy_code(temporary)
+    return target
+
+
+def is_export(folder: Path) -> bool:
+    """Whether ``folder`` is one that ``export_checkpoint`` wrote."""
+    return all((folder / name).is_file() for name in ("config.json", "modeling_dream.py"))
+
+
+def _check_target(target: Path) -> None:
+    if target.is_dir() and (not any(target.iterdir()) or is_export(target)):
+        return
+    if target.exists():
+        raise ModelFolderError(
+            f"{target} exists and is no earlier export; name a new folder or remove it"
+        )
+
+
+def _model_config(source: Path, metadata: CheckpointMetadata) -> ModelConfig:
+    try:
+        return ModelConfig(**metadata.model)
+    except TypeError as error:
+        raise CheckpointError(
+            f"{source}: the model in its metadata is not understood ({error}); use the program "
+            f"that wrote it"
+        ) from None
+
+
+def find_tokenizer(metadata: CheckpointMetadata, given: Path | str | None) -> Tokenizer | None:
+    """The checkpoint's tokenizer: the given one, or where the run found it; None if it had none.
+
+    Raises:
+        TokenizerError: it is gone, or is not the one that the model was made with.
+    """
+    path = given
+    if path is None and metadata.tokenizer_path and Path(metadata.tokenizer_path).exists():
+        path = metadata.tokenizer_path
+    if path is None:
+        if metadata.tokenizer_fingerprint is not None:
+            raise TokenizerError(
+                f"the tokenizer is no longer at {metadata.tokenizer_path}; say where it is with "
+                f"--tokenizer"
+            )
+        logger.warning("the checkpoint names no tokenizer: the folder gets no tokenizer files")
+        return None
     tokenizer = load_tokenizer(path)
     check_vocab(
         tokenizer,
@@ -102,61 +151,115 @@ def _tokenizer(
     return tokenizer
 
 
-def _stored_dtype(reader: TensorReader) -> str:
-    norm = reader.read("decoder.final_layernorm.weight")
-    return "bfloat16" if norm.dtype == torch.bfloat16 else "float32"
+class CheckpointWeights:
+    """The tensors of a checkpoint as Hugging Face tensors, in the order of an exported file."""
+
+    def __init__(self, source: Path, model: ModelConfig) -> None:
+        self._source, self._model = source, model
+        self._reader = TensorReader(source)
+        names = set(self._reader.names())
+        spec: LayerSpec = "transformer_engine" if _FUSED_NORM in names else "local"
+        self._entries = entries(model, spec)
+        for entry in self._entries:
+            if stored_name(entry) not in names:
+                raise CheckpointError(
+                    f"{source} holds no tensor {stored_name(entry)}, which its model has; use "
+                    f"another checkpoint"
+                )
+        self.dtype = self._stored_dtype()
+
+    def _stored_dtype(self) -> torch.dtype:
+        stored = self._reader.read(_FINAL_NORM).dtype
+        return stored if stored in _DTYPE_NAMES else torch.float32
+
+    def stream(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and value of every tensor; one megatron-core tensor in memory at a time.
+
+        Raises:
+            CheckpointError: a tensor has another shape than the metadata's model.
+        """
+        expected = huggingface_shapes(self._model)
+        for entry in self._entries:
+            for name, tensor in self._convert(entry):
+                if tuple(tensor.shape) != expected[name]:
+                    raise CheckpointError(
+                        f"{self._source}: {stored_name(entry)} gives {name} of shape "
+                        f"{list(tensor.shape)}, expected {list(expected[name])} by its metadata; "
+                        f"use another checkpoint"
+                    )
+                yield name, tensor
+
+    def _convert(self, entry: Entry) -> Iterator[tuple[str, Tensor]]:
+        whole = self._reader.read(stored_name(entry), entry.layer)
+        try:
+            yield from to_huggingface(entry, whole, self._model).items()
+        except (RuntimeError, ValueError):
+            raise CheckpointError(
+                f"{self._source}: {stored_name(entry)} has shape {list(whole.shape)}, which does "
+                f"not fit its metadata; use another checkpoint"
+            ) from None
 
 
-def _layer_spec(reader: TensorReader) -> LayerSpec:
-    is_local = "decoder.layers.input_layernorm.weight" in reader.names()
-    return "local" if is_local else "transformer_engine"
+def stored_name(entry: Entry) -> str:
+    """Name in a checkpoint, where all layers of a tensor are one with the layer in front."""
+    return _LAYER.sub("decoder.layers.", entry.name)
 
 
-def _stored_name(entry: Entry) -> str:
-    """The name in a checkpoint, where all layers of a kind are one tensor."""
-    if entry.layer is None:
-        return entry.name
-    return entry.name.replace(f"decoder.layers.{entry.layer}.", "decoder.layers.", 1)
-
-
-def _tensors(reader: TensorReader, model: ModelConfig) -> Iterator[tuple[str, Tensor]]:
-    """Name and value of every tensor of the folder, in the order of ``huggingface_shapes``."""
-    for entry in entries(model, _layer_spec(reader)):
-        whole = reader.read(_stored_name(entry), entry.layer)
-        yield from to_huggingface(entry, whole, model).items()
-
-
-def _write_small_files(
+def _write_texts(
     folder: Path,
+    name: str,
     metadata: CheckpointMetadata,
     model: ModelConfig,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None,
     dtype: str,
 ) -> None:
-    ids = {"pad": tokenizer.pad_id, "mask": tokenizer.mask_id}
+    """config.json, generation_config.json, tokenizer files and the model card."""
+    ids = dict(metadata.special_token_ids)
+    num_tokens, fingerprint = metadata.num_tokens, metadata.tokenizer_fingerprint
+    if metadata.mask_token_id is not None:
+        ids["mask"] = metadata.mask_token_id
+    if tokenizer is not None:
+        ids = {"pad": tokenizer.pad_id, "mask": tokenizer.mask_id}
+        num_tokens, fingerprint = tokenizer.vocab_size, tokenizer.fingerprint
+        _save_tokenizer(tokenizer, folder)
     config = dream_config_json(
         model,
         special_token_ids=ids,
-        num_tokens=tokenizer.vocab_size,
-        tokenizer_fingerprint=tokenizer.fingerprint,
+        num_tokens=num_tokens,
+        tokenizer_fingerprint=fingerprint,
         torch_dtype=dtype,
     )
     write_json(folder / "config.json", config)
-    generation: dict[str, Any] = {
-        "bos_token_id": tokenizer.pad_id,
-        "eos_token_id": tokenizer.eos_id,
-        "pad_token_id": tokenizer.pad_id,
-    }
-    write_json(folder / "generation_config.json", generation)
-    tokenizer.save_huggingface(folder)
-    _copy_code(folder)
-    with atomic_write(folder / "README.md") as stream:
-        stream.write(model_card(metadata, model, dtype))
+    id_names = ("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id")
+    write_json(folder / "generation_config.json", {key: config[key] for key in id_names})
+    card = model_card(
+        metadata,
+        model,
+        huggingface_shapes(model),
+        name=name,
+        dtype=dtype,
+        fingerprint=fingerprint,
+        mask_token_id=ids.get("mask"),
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    try:
+        tokenizer.save_huggingface(folder)
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
+        raise TokenizerError(f"{tokenizer.path} cannot be exported ({error})") from error
+
+
+def code_files() -> dict[str, Path]:
+    """Every Python file of an exported folder, by its name there: our remote code and the sampler."""
+    remote = Path(__file__).parent / "remote"
+    files = [*sorted(remote.glob("*.py")), *sorted(Path(sampling.__path__[0]).glob("*.py"))]
+    return {file.name: file for file in files if file.name != "__init__.py"}
 
 
 def _copy_code(folder: Path) -> None:
-    """The remote code, and the sampler's files beside it: transformers follows flat imports only."""
-    sampler = Path(sampling.__file__).parent
-    for file in (*_REMOTE.glob("*.py"), *sampler.glob("*.py")):
-        if file.name != "__init__.py":
-            shutil.copyfile(file, folder / file.name)
+    for name, file in code_files().items():
+        shutil.copyfile(file, folder / name)

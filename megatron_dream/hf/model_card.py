@@ -1,32 +1,43 @@
-"""README.md of an exported folder, filled from the run that made it."""
+"""README.md of an exported folder: what the model is, how it was made, how to sample from it."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from .. import __version__
 from ..checkpoint.metadata import CheckpointMetadata
 from ..config.schema import ModelConfig
 
 _CARD = """---
 library_name: transformers
 pipeline_tag: text-generation
-tags: [diffusion-language-model, dream, code]
+tags:
+- diffusion
+- masked-diffusion
+- dream
+- code
 ---
 
-# {title}
+# {name}
 
-{kind} Written by Megatron-Dream {version}.
+A masked diffusion language model of the Dream kind: a Qwen2-type transformer that attends in both
+directions and fills masks in any order. {origin}
+
+## Model
 
 | | |
 |---|---|
-| layers, hidden, heads, KV heads, FFN | {shape} |
-| vocabulary | {vocabulary} |
+| parameters | {parameters:,} |
+| layers, hidden size, FFN | {num_layers}, {hidden_size}, {ffn_hidden_size} |
+| heads, KV heads | {num_attention_heads}, {num_query_groups} |
+| rows of the table, tied | {vocab_size}, {tied} |
+| longest sequence | {max_position_embeddings} tokens |
 | weights | {dtype} |
-| optimizer steps | {step} |
-| tokens seen | {tokens} |
-| corpora | {sources} |
-| objective, weight | {objective} |
+| mask token id | {mask_token_id} |
+| tokenizer (sha256 of what defines ids) | {fingerprint} |
+
+## Training
+
+{training}
 
 ## Use
 
@@ -34,63 +45,105 @@ tags: [diffusion-language-model, dream, code]
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-folder = "PATH_OF_THIS_FOLDER"
-tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-model = AutoModel.from_pretrained(folder, trust_remote_code=True, dtype=torch.{dtype}).eval()
-prompt = [tokenizer.convert_tokens_to_ids("<|beginoftext|>"), *tokenizer.encode("def add(a, b):")]
-ids = model.diffusion_generate(torch.tensor([prompt]), max_new_tokens=32, steps=32, alg="entropy")
-print(tokenizer.decode(ids[0], skip_special_tokens=True))
+folder = "PATH_OR_NAME"
+model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+tokenizer = AutoTokenizer.from_pretrained(folder)
+
+prompt = "def add(a, b):\\n"
+ids = [tokenizer.convert_tokens_to_ids("<|beginoftext|>")] + tokenizer(prompt)["input_ids"]
+output = model.diffusion_generate(
+    torch.tensor([ids]), max_new_tokens=64, steps=64, alg="entropy", temperature=0.0
+)
+text = tokenizer.decode(output[0, len(ids):].tolist())
+print(text.split("<|endoftext|>")[0])
 ```
 
-`forward` returns unshifted logits: position i - 1 predicts token i.
+Runs under transformers 4.46 to 5.x. `forward` returns unshifted logits: those at position i - 1 predict
+token i. To infill, put `<|mask|>` tokens where the text is missing. Pad batches on the left. Every option
+of a generation is a field in `sampling_config.py`; none has a hidden default.
 
 ## Limits
 
-{limits}
+The model repeats what its training data holds, faults and licences included. Read and test what it writes
+before you run it.
 """
 
 
-def _kind(metadata: CheckpointMetadata) -> str:
-    if metadata.objective == "ar":
-        return (
-            "**Autoregressive weights in a Dream folder, not adapted yet**: diffusion sampling from "
-            "it gives no sensible text."
-        )
-    return "A masked diffusion language model with the shift operation (Dream type)."
+def count_parameters(shapes: dict[str, tuple[int, ...]]) -> int:
+    """Number of values in all tensors."""
+    total = 0
+    for shape in shapes.values():
+        size = 1
+        for length in shape:
+            size *= length
+        total += size
+    return total
 
 
-def model_card(metadata: CheckpointMetadata, model: ModelConfig, dtype: str) -> str:
-    """The card's text.
+def _training_table(metadata: CheckpointMetadata) -> str:
+    """What the checkpoint says about its making: one line a fact, the recipe section by section."""
+    rows: list[tuple[str, Any]] = [("objective", metadata.objective), ("step", metadata.step)]
+    trained = dict(metadata.trained)
+    recipe = trained.pop("recipe", None)
+    rows += list(trained.items())
+    if isinstance(recipe, dict):
+        for section in ("data", "diffusion", "optimizer", "training"):
+            for name, value in (recipe.get(section) or {}).items():
+                # Paths of a machine say nothing to a reader and may say too much.
+                if name not in ("train", "valid", "cache_folder"):
+                    rows.append((f"{section}.{name}", value))
+    lines = [f"| {name} | {_cell(value)} |" for name, value in rows]
+    return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        value = ", ".join(str(item) for item in value)
+    text = " ".join(str(value).split())
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def model_card(
+    metadata: CheckpointMetadata,
+    model: ModelConfig,
+    shapes: dict[str, tuple[int, ...]],
+    *,
+    name: str,
+    dtype: str,
+    fingerprint: str | None,
+    mask_token_id: int | None,
+) -> str:
+    """Markdown of README.md, filled from a checkpoint's metadata.
 
     Args:
         metadata: of the checkpoint.
         model: its shape.
-        dtype: of the exported weights.
+        shapes: of the exported tensors.
+        name: heading.
+        dtype: of the exported tensors.
+        fingerprint: of the exported tokenizer.
+        mask_token_id: of the exported tokenizer.
     """
-    trained: dict[str, Any] = metadata.trained
-    recipe = trained.get("recipe", {})
-    objective = recipe.get("diffusion", {})
-    shape = (
-        model.num_layers,
-        model.hidden_size,
-        model.num_attention_heads,
-        model.num_query_groups,
-        model.ffn_hidden_size,
-    )
-    weight = (
-        f", {objective.get('weight')}" if metadata.objective == "diffusion" and objective else ""
-    )
+    origin = "Made with Megatron-Dream."
+    if metadata.objective == "ar":
+        origin += (
+            " **These weights were trained autoregressively and not yet adapted to diffusion: "
+            "samples drawn in this folder's way are not meaningful.**"
+        )
     return _CARD.format(
-        title=model.preset or "Dream model",
-        kind=_kind(metadata),
-        version=__version__,
-        shape=", ".join(map(str, shape)),
-        vocabulary=f"{model.vocab_size} rows, {metadata.num_tokens or 'unknown'} tokens",
+        name=name,
+        origin=origin,
+        parameters=count_parameters(shapes),
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        ffn_hidden_size=model.ffn_hidden_size,
+        num_attention_heads=model.num_attention_heads,
+        num_query_groups=model.num_query_groups,
+        vocab_size=model.vocab_size,
+        tied="yes" if model.tie_word_embeddings else "no",
+        max_position_embeddings=model.max_position_embeddings,
         dtype=dtype,
-        step=metadata.step,
-        tokens=f"{trained['tokens']:,}" if "tokens" in trained else "not recorded",
-        sources=", ".join(trained.get("sources", []))
-        or trained.get("imported_from", "not recorded"),
-        objective=f"{metadata.objective}{weight}",
-        limits="Not decontaminated against any benchmark; not evaluated by this export.",
+        mask_token_id="unknown" if mask_token_id is None else mask_token_id,
+        fingerprint=fingerprint or "unknown",
+        training=_training_table(metadata),
     )

@@ -1,12 +1,12 @@
-"""``verify-export``: does an exported folder compute what its checkpoint computes?
+"""The proof of an export: transformers' numbers from the folder against megatron-core's from the checkpoint.
 
-The folder is loaded in a process of its own by transformers alone; the checkpoint by megatron-core
-here. Both see the same random rows, one of them padded on the left, and both generate from the same
-prompt without randomness.
+The folder's own code runs here, in a process of its own that knows nothing of this package: verify what
+you exported, not what you were sent. The two models are in memory one after the other.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -15,112 +15,171 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from ..checkpoint.inference import CheckpointModel, load_for_sampling
+from ..checkpoint.metadata import read_metadata, resolve_checkpoint
 from ..errors import DifferenceFoundError, ModelFolderError
-from ..sampling.generation import diffusion_generate
-from ..sampling.sampling_config import SamplingConfig
-from .model_config import read_config
+from ..sampling import SamplingConfig, diffusion_generate
+from .model_config import FolderConfig
+from .reader import FolderReader
 
-_OTHER_SIDE = Path(__file__).parent / "verify_process.py"
-TOLERANCE = {"float32": 1e-4, "bfloat16": 0.15}  # largest |difference| of a logit
-_LENGTH, _PADDING, _NEW_TOKENS = 33, 5, 16
+TOLERANCE = 1e-4  # of logits, both in fp32
+_ROWS, _LENGTH, _SEED = 2, 24, 20240917
+_NO_SHAPE = ("preset", "layer_spec", "head_chunk_rows", "hidden_dropout")
 
 
 def verify_folder(folder: Path | str, against: Path | str) -> int:
-    """Compare and print the result.
+    """Compare an exported folder with the checkpoint it was made from.
+
+    Compared: shape, shift, mask id and tokenizer; fp32 logits of fixed random ids, without and with left
+    padding; a generation at temperature 0. A folder in bf16 is compared with the checkpoint's weights
+    rounded to bf16.
+
+    Args:
+        folder: exported by ``export-hf``; **its code is run**.
+        against: checkpoint or run folder.
 
     Returns:
-        0 when the folder agrees.
+        0 when all is equal.
 
     Raises:
-        ModelFolderError: transformers cannot load the folder.
-        DifferenceFoundError: logits or the generation differ.
+        DifferenceFoundError: something differs; says what and by how much.
+        ModelFolderError: the folder is incomplete or transformers cannot load it.
+        CheckpointError: the checkpoint is missing or altered.
     """
-    folder = Path(folder)
-    config = read_config(folder)
-    task = _task(config.num_tokens or config.model.vocab_size, config.special_token_ids)
-    theirs = _run_transformers(folder, task)
-    ours = _run_checkpoint(load_for_sampling(against, accepts_autoregressive=True), task)
-    real = torch.tensor(task["attention_mask"]).bool()
-    difference = float((theirs["logits"] - ours["logits"])[real].abs().max())
-    dtype = str(theirs["dtype"])
-    if difference > TOLERANCE[dtype]:
-        raise DifferenceFoundError(
-            f"{folder}: its {dtype} logits differ from those of {against} by {difference:.2e} "
-            f"(allowed {TOLERANCE[dtype]:.0e}); export it again"
-        )
-    same = theirs["sequence"] == ours["sequence"]
-    if dtype == "float32" and not same:
-        raise DifferenceFoundError(
-            f"{folder}: a generation without randomness differs from that of {against}; export it "
-            f"again"
-        )
-    print(
-        f"{folder}: loaded by transformers {theirs['transformers']} alone; largest difference of a "
-        f"logit {difference:.2e} ({dtype}, allowed {TOLERANCE[dtype]:.0e}); deterministic "
-        f"generation of {_NEW_TOKENS} tokens {'equal' if same else 'not equal'}"
-    )
+    source = resolve_checkpoint(against)
+    with FolderReader(folder) as reader:
+        config, is_bf16 = reader.config, reader.is_bf16
+    _compare_metadata(Path(folder), config, source)
+    request = _request(Path(folder).resolve(), config)
+    theirs = _run_transformers(request)
+    loaded = load_for_sampling(source, accepts_autoregressive=True)
+    if is_bf16:
+        _round_weights(loaded)
+    report = _compare_logits(loaded, request, theirs)
+    report += _compare_generation(loaded, request, theirs)
+    print(f"{folder} equals {source}: " + "; ".join(report))
     return 0
 
 
-def _task(num_tokens: int, special: dict[str, int]) -> dict[str, Any]:
-    """Rows of random ids, the second padded on the left, and how to generate from the first."""
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randint(0, num_tokens, (2, _LENGTH), generator=generator)
-    rows = rows.masked_fill(rows == special.get("mask", -1), 0)
-    mask = torch.ones_like(rows)
-    mask[1, :_PADDING] = 0
-    sampling = {
-        "max_new_tokens": _NEW_TOKENS,
-        "steps": _NEW_TOKENS,
-        "alg": "maskgit_plus",
-        "temperature": 0.0,
-        "mask_token_id": special.get("mask"),
-        "pad_token_id": special.get("pad"),
-        "num_tokens": num_tokens,
-    }
+def _compare_metadata(folder: Path, config: FolderConfig, source: Path) -> None:
+    metadata = read_metadata(source)
+    exported = dataclasses.asdict(config.model)
+    pairs: list[tuple[str, Any, Any]] = [
+        (f"model.{name}", exported[name], value)
+        for name, value in metadata.model.items()
+        if name in exported and name not in _NO_SHAPE
+    ]
+    if metadata.mask_token_id is not None:
+        pairs.append(
+            ("mask_token_id", config.special_token_ids.get("mask"), metadata.mask_token_id)
+        )
+    if metadata.tokenizer_fingerprint is not None:
+        found = config.tokenizer_fingerprint
+        pairs.append(("tokenizer_fingerprint", found, metadata.tokenizer_fingerprint))
+    for name, there, here in pairs:
+        if there != here:
+            raise DifferenceFoundError(
+                f"{folder}: {name} is {there}, in {source} it is {here}; export it again"
+            )
+
+
+def _request(folder: Path, config: FolderConfig) -> dict[str, Any]:
+    """Fixed random ids, the second row padded on the left, and a generation if there is a mask."""
+    length = min(_LENGTH, config.model.max_position_embeddings)
+    high = min(config.special_token_ids.values(), default=0) or config.num_tokens
+    generator = torch.Generator().manual_seed(_SEED)
+    shape = (_ROWS, length)
+    ids = torch.randint(0, high or config.model.vocab_size, shape, generator=generator)
+    mask = torch.ones_like(ids)
+    mask[1, : length // 3] = 0
+    sampling = None
+    if "mask" in config.special_token_ids:
+        new = length - length // 3
+        ids_of = config.special_token_ids
+        sampling = {"max_new_tokens": new, "steps": new, "alg": "entropy", "temperature": 0.0}
+        sampling |= {"seed": 0, "mask_token_id": ids_of["mask"], "num_tokens": config.num_tokens}
     return {
-        "input_ids": rows.tolist(),
+        "folder": str(folder),
+        "input_ids": ids.tolist(),
         "attention_mask": mask.tolist(),
-        "sampling": sampling if special.get("mask") is not None else None,
+        "prompt": ids[:, : max(1, length // 3)].tolist(),
+        "sampling": sampling,
     }
 
 
-def _run_transformers(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="verify-") as scratch:
-        question, answer = Path(scratch) / "task.json", Path(scratch) / "answer.pt"
-        question.write_text(json.dumps(task))
-        # Cached remote code of an earlier export must not answer for this one.
+def _run_transformers(request: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Run verify_worker.py; its modules cache is thrown away, and it asks no network."""
+    with tempfile.TemporaryDirectory() as work:
+        request_path, result_path = Path(work, "request.json"), Path(work, "result.npz")
+        request_path.write_text(json.dumps(request), encoding="utf-8")
         environment = {
             **os.environ,
-            "HF_MODULES_CACHE": str(Path(scratch) / "modules"),
+            "HF_MODULES_CACHE": str(Path(work, "modules")),
             "HF_HUB_OFFLINE": "1",
+            "TRANSFORMERS_VERBOSITY": "error",
         }
-        command = [
-            sys.executable,
-            str(_OTHER_SIDE),
-            str(folder.resolve()),
-            str(question),
-            str(answer),
-        ]
-        result = subprocess.run(
-            command, env=environment, cwd=scratch, capture_output=True, text=True, check=False
+        worker = str(Path(__file__).with_name("verify_worker.py"))
+        # -P: the script's own folder must not shadow libraries.
+        command = [sys.executable, "-P", worker, str(request_path), str(result_path)]
+        done = subprocess.run(
+            command, env=environment, cwd=work, capture_output=True, text=True, check=False
         )
-        if result.returncode:
-            last = (result.stderr.strip().splitlines() or ["no message"])[-1]
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise ModelFolderError(
-                f"{folder} cannot be loaded by transformers ({last}); export it again"
+                f"{request['folder']} cannot be used by transformers ({last}); export it again"
             )
-        loaded: dict[str, Any] = torch.load(answer, weights_only=True)
-        return loaded
+        with np.load(result_path) as stored:
+            return {name: stored[name] for name in stored.files}
 
 
-def _run_checkpoint(model: CheckpointModel, task: dict[str, Any]) -> dict[str, Any]:
-    ids, mask = torch.tensor(task["input_ids"]), torch.tensor(task["attention_mask"])
-    sequence = None
-    if task["sampling"]:
-        output = diffusion_generate(model, ids[:1], config=SamplingConfig(**task["sampling"]))
-        sequence = output.sequences[0].tolist()
-    return {"logits": model.forward(ids, mask).float(), "sequence": sequence}
+@torch.no_grad()
+def _round_weights(loaded: CheckpointModel) -> None:
+    for parameter in loaded.model.parameters():
+        parameter.copy_(parameter.bfloat16().float())
+
+
+def _difference(ours: Tensor, theirs: np.ndarray, real: Tensor) -> float:
+    distance = (ours.float().cpu() - torch.from_numpy(theirs)).abs().amax(-1)
+    return float(distance[real.bool()].max())
+
+
+@torch.no_grad()
+def _compare_logits(
+    loaded: CheckpointModel, request: dict[str, Any], theirs: dict[str, np.ndarray]
+) -> list[str]:
+    device = next(loaded.model.parameters()).device
+    ids = torch.tensor(request["input_ids"], device=device)
+    mask = torch.tensor(request["attention_mask"], device=device)
+    cases = {"logits": torch.ones_like(mask), "padded_logits": mask}
+    report = []
+    for name, real in cases.items():
+        distance = _difference(loaded.forward(ids, real), theirs[name], real.cpu())
+        if not distance <= TOLERANCE:  # NaN is a difference
+            raise DifferenceFoundError(
+                f"{request['folder']}: {name} differ from the checkpoint's by {distance:.3g}, more "
+                f"than {TOLERANCE:g}; export it again"
+            )
+        report.append(f"{name} within {distance:.2g}")
+    return report
+
+
+def _compare_generation(
+    loaded: CheckpointModel, request: dict[str, Any], theirs: dict[str, np.ndarray]
+) -> list[str]:
+    if request["sampling"] is None:
+        return ["no mask token, so nothing was generated"]
+    device = next(loaded.model.parameters()).device
+    prompt = torch.tensor(request["prompt"], device=device)
+    ours = diffusion_generate(loaded, prompt, config=SamplingConfig(**request["sampling"]))
+    wrong = int((ours.sequences.cpu() != torch.from_numpy(theirs["sequences"])).sum())
+    if wrong:
+        raise DifferenceFoundError(
+            f"{request['folder']}: {wrong} of {ours.sequences.numel()} generated tokens differ from "
+            f"the checkpoint's; export it again"
+        )
+    return [f"{ours.sequences.numel()} generated tokens equal"]

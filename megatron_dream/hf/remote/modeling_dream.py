@@ -162,6 +162,7 @@ class DreamBaseModel(DreamPreTrainedModel):
         inputs_embeds: torch.Tensor,
         mask: torch.Tensor | None,
         position_ids: torch.Tensor,
+        keep_states: bool = False,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         head_dim = self.config.hidden_size // self.config.num_attention_heads
         cos, sin = rotary_tables(
