@@ -114,6 +114,7 @@ def _build_chunk(
     )
     chunk.real_vocab_size = model.vocab_size
     chunk.head_chunk_rows = model.head_chunk_rows
+    chunk.layer_spec = spec
     return chunk
 
 

@@ -28,6 +28,7 @@ def dream_model_class() -> Any:
 
         real_vocab_size: int
         head_chunk_rows: int
+        layer_spec: str
 
         def _postprocess(
             self,

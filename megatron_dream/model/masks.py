@@ -5,8 +5,12 @@ Shapes: B micro-batch, S sequence, Q = S / CP queries of this rank, K = S keys i
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from ..errors import LayoutError
 
 SEGMENT_START = 1  # bit of data/batch.py's flags
 
@@ -43,3 +47,37 @@ def attention_mask(
     if right_context is not None:
         mask_BQK &= keys[None, :] <= queries[:, None] + right_context
     return mask_BQK.unsqueeze(1)
+
+
+def packed_segments(
+    cu_seqlens: Tensor, *, micro_batch_size: int, cp_size: int, right_context: int | None
+) -> Any:
+    """The same segments as Transformer Engine takes them (THD), for rows of several segments.
+
+    Not run on a GPU yet; what it cannot express is refused rather than computed otherwise.
+
+    Args:
+        cu_seqlens: int32 [segments + 1] over the flattened micro-batch.
+        micro_batch_size: rows; THD has no batch dimension.
+        cp_size: context-parallel ranks.
+        right_context: as for ``attention_mask``.
+
+    Raises:
+        LayoutError: several rows, context parallelism, or annealing.
+    """
+    from megatron.core.packed_seq_params import PackedSeqParams
+
+    if micro_batch_size > 1 or cp_size > 1 or right_context not in (None, 0):
+        raise LayoutError(
+            "Transformer Engine's attention takes documents and padding only at "
+            "training.micro_batch_size 1, without context parallelism and without annealing; change "
+            "that or set model.layer_spec to local"
+        )
+    longest = int(cu_seqlens.diff().max())
+    return PackedSeqParams(
+        qkv_format="thd",
+        cu_seqlens_q=cu_seqlens,
+        cu_seqlens_kv=cu_seqlens,
+        max_seqlen_q=longest,
+        max_seqlen_kv=longest,
+    )

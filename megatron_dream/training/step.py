@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checkpoint.state import unwrap
 from ..config.schema import DiffusionConfig
 from ..model.head import IGNORED_LABEL, HeadOutput
-from ..model.masks import attention_mask
+from ..model.masks import attention_mask, packed_segments
 from ..parallel import Ranks
 from .metrics import micro_batch_sums, reduce_sums, sums_size
 
@@ -105,12 +106,6 @@ class StepRunner:
         self, context: int | None, iterator: MicroBatches, model: Any
     ) -> tuple[Any, Callable[[HeadOutput], tuple[Tensor, Tensor, Tensor]]]:
         batch = next(iterator)
-        mask = attention_mask(
-            batch["flags_full"],
-            right_context=context,
-            cp_rank=self.ranks.cp_rank,
-            cp_size=self.ranks.cp_size,
-        )
         labels = weights = None
         if "labels" in batch:
             is_predicted = (batch["flags"] & PREDICTED).bool()
@@ -119,11 +114,29 @@ class StepRunner:
         output = model(
             input_ids=batch.get("tokens"),
             position_ids=None,
-            attention_mask=mask,
+            **self._attention(context, batch, model),
             labels=labels,
             loss_mask=weights,
         )
         return output, partial(self._loss, batch)
+
+    def _attention(
+        self, context: int | None, batch: dict[str, Tensor], model: Any
+    ) -> dict[str, Any]:
+        """Who attends to whom, as the model's layer spec takes it."""
+        flags, cp_size = batch["flags_full"], self.ranks.cp_size
+        mask = attention_mask(
+            flags, right_context=context, cp_rank=self.ranks.cp_rank, cp_size=cp_size
+        )
+        if mask is None or unwrap(model).layer_spec == "local":
+            return {"attention_mask": mask}
+        packed = packed_segments(
+            batch["cu_seqlens"],
+            micro_batch_size=flags.shape[0],
+            cp_size=cp_size,
+            right_context=context,
+        )
+        return {"attention_mask": None, "packed_seq_params": packed}
 
     def _loss(self, batch: dict[str, Tensor], output: HeadOutput) -> tuple[Tensor, Tensor, Tensor]:
         """(loss sum, part of D, report), as megatron-core's schedules take them."""

@@ -7,6 +7,8 @@ files lie beside this one and are the same that train and evaluate the model.
 Shapes: B rows, S positions, H hidden, N heads, K key and value heads, D head, V vocabulary.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import difflib
 from dataclasses import dataclass
@@ -18,10 +20,18 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
+# transformers 4 copies only the files that this one names itself, so all of the sampler's are named.
+from .canvas import Canvas  # noqa: F401
 from .configuration_dream import DreamConfig
+from .decode import Choice  # noqa: F401
+from .filters import top_p_filter  # noqa: F401
 from .generation import diffusion_generate as fill_masks
 from .history import History
+from .randomness import RowRandom  # noqa: F401
 from .sampling_config import SamplingConfig
+from .schedule import Schedule  # noqa: F401
+from .selection import select  # noqa: F401
+from .text import cut_at_eos  # noqa: F401
 
 _IS_V5 = int(transformers.__version__.split(".")[0]) >= 5
 _SAMPLING_FIELDS = frozenset(field.name for field in dataclasses.fields(SamplingConfig))
