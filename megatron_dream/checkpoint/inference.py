@@ -53,11 +53,18 @@ class CheckpointModel:
     __call__ = forward
 
 
-def _find_tokenizer(metadata: CheckpointMetadata, given: Path | str | None) -> Tokenizer | None:
-    path = given or metadata.tokenizer_path
-    if path is None or not Path(path).exists():
-        if given is not None:
-            raise CheckpointError(f"tokenizer {given} does not exist; check the path")
+def find_tokenizer(metadata: CheckpointMetadata, given: Path | str | None) -> Tokenizer | None:
+    """The tokenizer a checkpoint was made with: the given one, or where the run found it.
+
+    Returns None where none was given and the run's is gone.
+
+    Raises:
+        TokenizerError: it cannot be read, or is another than the model's.
+    """
+    path = given
+    if path is None and metadata.tokenizer_path and Path(metadata.tokenizer_path).exists():
+        path = metadata.tokenizer_path
+    if path is None:
         return None
     tokenizer = load_tokenizer(path)
     check_vocab(
@@ -90,7 +97,7 @@ def load_for_sampling(
             f"{folder} is an autoregressive model, which cannot open masks; adapt it first "
             f"(pretrain with checkpoint.init_from) or name another checkpoint"
         )
-    found = _find_tokenizer(metadata, tokenizer)
+    found = find_tokenizer(metadata, tokenizer)
     layout, training = ParallelConfig(), TrainingConfig(precision="fp32")
     ranks = parallel.start(layout)
     shape = ModelConfig(**metadata.model)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .. import sampling
+from ..checkpoint.inference import find_tokenizer
 from ..checkpoint.metadata import (
     CheckpointMetadata,
     read_metadata,
@@ -26,8 +27,7 @@ from ..checkpoint.tensors import TensorReader
 from ..config.schema import ModelConfig
 from ..errors import CheckpointError, ConfigError, ModelFolderError, TokenizerError, UserError
 from ..files import atomic_folder, write_json
-from ..tokenizer.base import Tokenizer, check_vocab
-from ..tokenizer.load import load_tokenizer
+from ..tokenizer.base import Tokenizer
 from .model_card import model_card
 from .model_config import dream_config_json
 from .safetensors_writer import MAX_SHARD_BYTES, write_safetensors
@@ -82,7 +82,7 @@ def export_checkpoint(
     if fault := verify_files(source, metadata):
         raise CheckpointError(fault)
     model = _model_config(source, metadata)
-    found = find_tokenizer(metadata, tokenizer)
+    found = _tokenizer(metadata, tokenizer)
     weights = CheckpointWeights(source, model)
     chosen = weights.dtype if dtype == "auto" else _DTYPES[dtype]
     if metadata.objective == "ar":
@@ -124,31 +124,21 @@ def _model_config(source: Path, metadata: CheckpointMetadata) -> ModelConfig:
         ) from None
 
 
-def find_tokenizer(metadata: CheckpointMetadata, given: Path | str | None) -> Tokenizer | None:
-    """The checkpoint's tokenizer: the given one, or where the run found it; None if it had none.
+def _tokenizer(metadata: CheckpointMetadata, given: Path | str | None) -> Tokenizer | None:
+    """The checkpoint's tokenizer; None if it never had one.
 
     Raises:
         TokenizerError: it is gone, or is not the one that the model was made with.
     """
-    path = given
-    if path is None and metadata.tokenizer_path and Path(metadata.tokenizer_path).exists():
-        path = metadata.tokenizer_path
-    if path is None:
-        if metadata.tokenizer_fingerprint is not None:
-            raise TokenizerError(
-                f"the tokenizer is no longer at {metadata.tokenizer_path}; say where it is with "
-                f"--tokenizer"
-            )
+    found = find_tokenizer(metadata, given)
+    if found is None and metadata.tokenizer_fingerprint is not None:
+        raise TokenizerError(
+            f"the tokenizer is no longer at {metadata.tokenizer_path}; say where it is with "
+            f"--tokenizer"
+        )
+    if found is None:
         logger.warning("the checkpoint names no tokenizer: the folder gets no tokenizer files")
-        return None
-    tokenizer = load_tokenizer(path)
-    check_vocab(
-        tokenizer,
-        metadata.model["vocab_size"],
-        mask_token_id=metadata.mask_token_id,
-        fingerprint=metadata.tokenizer_fingerprint,
-    )
-    return tokenizer
+    return found
 
 
 class CheckpointWeights:

@@ -424,3 +424,8 @@ def _canvases(history: History, steps: int) -> tuple[torch.Tensor, ...]:
         current = after.get(step, current)
         canvases.append(current)
     return tuple(canvases)
+
+
+# So that save_pretrained of a fine-tuned model copies these files beside its weights.
+DreamConfig.register_for_auto_class()
+DreamModel.register_for_auto_class("AutoModel")
