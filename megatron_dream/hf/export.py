@@ -132,9 +132,11 @@ def _tokenizer(metadata: CheckpointMetadata, given: Path | str | None) -> Tokeni
     """
     found = find_tokenizer(metadata, given)
     if found is None and metadata.tokenizer_fingerprint is not None:
+        known = metadata.tokenizer_path
+        where = f"no longer at {known}" if known else "not named in the checkpoint"
         raise TokenizerError(
-            f"the tokenizer is no longer at {metadata.tokenizer_path}; say where it is with "
-            f"--tokenizer"
+            f"the tokenizer (sha256 {metadata.tokenizer_fingerprint[:16]}) is {where}; say where it "
+            f"is with --tokenizer"
         )
     if found is None:
         logger.warning("the checkpoint names no tokenizer: the folder gets no tokenizer files")

@@ -94,7 +94,7 @@ def import_folder(folder: Path | str, checkpoint: Path | str, *, tp: int = 1, pp
     metadata = _metadata(reader.config, vocabulary, tp, pp, Path(folder).resolve().name)
     try:
         CheckpointWriter(target.parent, ranks, moves_latest=False).save(
-            target.name, chunks, metadata
+            target.name, [_SpentChunk(chunk) for chunk in chunks], metadata
         )
     finally:
         if ranks.rank == 0:
@@ -165,6 +165,31 @@ def _process_layout(tp: int, pp: int) -> ParallelConfig:
             f"{tp * pp}"
         )
     return ParallelConfig(tensor_model_parallel_size=tp, pipeline_model_parallel_size=pp)
+
+
+class _SpentChunk:
+    """A filled model chunk that is given up for its checkpoint.
+
+    megatron-core stores gate and up as two views of one tensor and clones all views of host memory
+    before it writes the first: a second copy of half the model. Here each gets its own memory and the
+    tensor they came from is let go, one layer at a time.
+    """
+
+    def __init__(self, chunk: Any) -> None:
+        self._chunk = chunk
+
+    def sharded_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
+
+        state: dict[str, Any] = self._chunk.sharded_state_dict(*args, **kwargs)
+        for name, value in state.items():
+            if isinstance(value, ShardedTensorFactory):
+                parts = value.build()
+                for part in parts:
+                    part.data = part.data.clone()
+                value.data.untyped_storage().resize_(0)
+                state[name] = parts
+        return state
 
 
 @torch.no_grad()

@@ -102,7 +102,7 @@ def test_what_cannot_be_served_is_refused(remote_code: ModuleType, ids: torch.Te
     with pytest.raises(ValueError, match="attention_mask"):
         model(ids, attention_mask="causal")
     with pytest.raises(ValueError, match="did you mean temperature"):
-        model.diffusion_generate(ids, temperatur=1.0)
+        model.diffusion_generate(ids, temperatures=1.0)
     for wrong_config in ({"hidden_act": "gelu"}, {"shift": False}):
         with pytest.raises(ValueError):
             remote_code.DreamConfig(**wrong_config)
