@@ -53,7 +53,7 @@ class Stage:
 def stages(rehearse: bool) -> list[Stage]:
     """The line, in order. A rehearsal trains four steps a run: it shows the way, not a model."""
     few = REHEARSAL if rehearse else []
-    long_steps = [] if rehearse else ["--training.train_steps", "400"]
+    long_steps = [] if rehearse else ["--training.train_steps", "250"]
     corpus, runs = WORK / "corpus", WORK / "runs"
     preprocess = [
         [*DREAM, "preprocess", "--input", f"{corpus}/{name}.jsonl", "--output-prefix",
