@@ -66,7 +66,9 @@ class TrainingLoop:
     def train(self, stop_after: int | None = None) -> None:
         """Run to ``train_steps``, or for ``stop_after`` steps."""
         training = self.config.training
-        end = training.train_steps if stop_after is None else self.step + stop_after
+        end = training.train_steps
+        if stop_after is not None:
+            end = min(end, self.step + stop_after)
         self.log.event(
             "start",
             self.step,

@@ -32,7 +32,8 @@ def right_context(diffusion: DiffusionConfig, step: int, sequence_length: int) -
         return 0
     if diffusion.attention == "full" or step >= diffusion.anneal_steps:
         return None
-    return (sequence_length * step) // diffusion.anneal_steps
+    # At least 1: 0 means causal by the layer spec, which is bidirectional here.
+    return max(1, (sequence_length * step) // diffusion.anneal_steps)
 
 
 def denominator_part(batch: dict[str, Tensor], diffusion: DiffusionConfig, cp_rank: int) -> Tensor:
