@@ -199,13 +199,31 @@ def _fill_doctor(parser: _Parser) -> None:
 def _tokenizer_train(options: argparse.Namespace) -> None:
     from megatron_dream.tokenizer.train import train_sentencepiece
 
-    train_sentencepiece(options.input, vocab_size=options.vocab_size, output=options.output)
+    train_sentencepiece(
+        options.input,
+        vocab_size=options.vocab_size,
+        output=options.output,
+        json_key=options.json_key,
+        suffixes=options.suffixes,
+    )
 
 
 def _fill_tokenizer_train(parser: _Parser) -> None:
     parser.add_argument("--input", type=Path, nargs="+", required=True, metavar="PATH")
     parser.add_argument("--vocab-size", type=int, required=True, metavar="N")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.model")
+    _add_input_options(parser)
+
+
+def _add_input_options(parser: _Parser) -> None:
+    parser.add_argument("--json-key", default="text", help="field that holds the text (text)")
+    parser.add_argument(
+        "--suffixes",
+        nargs="+",
+        default=[".py"],
+        metavar="SUFFIX",
+        help="which files of a folder count (.py), such as .jsonl .jsonl.zst",
+    )
 
 
 def _preprocess(options: argparse.Namespace) -> None:
@@ -218,6 +236,7 @@ def _preprocess(options: argparse.Namespace) -> None:
         json_key=options.json_key,
         append_eod=options.append_eod,
         workers=options.workers,
+        suffixes=options.suffixes,
     )
 
 
@@ -225,7 +244,7 @@ def _fill_preprocess(parser: _Parser) -> None:
     parser.add_argument("--input", type=Path, nargs="+", required=True, metavar="PATH")
     parser.add_argument("--output-prefix", type=Path, required=True, metavar="P")
     parser.add_argument("--tokenizer", type=Path, required=True, metavar="FOLDER_OR_MODEL")
-    parser.add_argument("--json-key", default="text", help="field that holds the text (text)")
+    _add_input_options(parser)
     parser.add_argument("--append-eod", action="store_true", help="end each document with EOD")
     parser.add_argument("--workers", type=int, default=1, metavar="N")
 
@@ -264,6 +283,10 @@ def _import_hf(options: argparse.Namespace) -> None:
     from megatron_dream.hf import import_hf
 
     import_hf(options.folder, options.checkpoint, tp=options.tp, pp=options.pp)
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(
+            f"{options.checkpoint}: imported from {options.folder}, TP {options.tp} PP {options.pp}"
+        )
 
 
 def _fill_import_hf(parser: _Parser) -> None:

@@ -100,7 +100,8 @@ def load_for_sampling(
     found = find_tokenizer(metadata, tokenizer)
     layout, training = ParallelConfig(), TrainingConfig(precision="fp32")
     ranks = parallel.start(layout)
-    shape = ModelConfig(**metadata.model)
+    # The sampler's masks are arbitrary, which only the local attention takes.
+    shape = ModelConfig(**{**metadata.model, "layer_spec": "local"})
     chunks = build_model(shape, layout, training, ranks, draws_weights=False)
     load_weights(folder, chunks, ranks)
     return CheckpointModel(chunks[0].eval(), metadata, found)

@@ -36,6 +36,7 @@ class CheckpointMetadata:
     consumed_samples: int = 0  # ordinals of finished updates
     skipped_ranges: list[list[int]] = dataclasses.field(default_factory=list)  # [first, end)
     index_hash: str | None = None
+    diffusion: dict[str, Any] = dataclasses.field(default_factory=dict)  # DiffusionConfig
     has_optimizer: bool = False
     optimizer_format: str | None = None
     optimizer: str | None = None

@@ -18,9 +18,11 @@ from typing import Any
 
 import torch
 
+from ..errors import CheckpointError
 from ..parallel import Ranks
 
 LARGE_MODEL_PARAMETERS = 1_000_000_000
+_EXTRA_STATE = "_extra_state"
 
 
 def unwrap(model: Any) -> Any:
@@ -53,8 +55,19 @@ def sharding_options(optimizer_format: str, ranks: Ranks) -> dict[str, Any]:
 
 
 def model_state(chunks: list[Any], options: dict[str, Any]) -> dict[str, Any]:
-    """Sharded state dict of all model chunks; layers are named by their global number."""
-    states = [unwrap(chunk).sharded_state_dict(metadata=options) for chunk in chunks]
+    """Sharded state dict of all model chunks; layers are named by their global number.
+
+    Transformer Engine's ``_extra_state`` stays out: it is a pickle, which its module would run on
+    loading, the other layer spec has none, and in bf16 it is empty.
+    """
+    states = [
+        {
+            name: value
+            for name, value in unwrap(chunk).sharded_state_dict(metadata=options).items()
+            if not name.endswith(_EXTRA_STATE)
+        }
+        for chunk in chunks
+    ]
     if len(states) == 1:
         return {"model": states[0]}
     return {f"model{index}": state for index, state in enumerate(states)}
@@ -64,7 +77,14 @@ def load_model_state(chunks: list[Any], loaded: dict[str, Any]) -> None:
     """Put what ``dist_checkpointing.load`` returned into the model chunks."""
     for index, chunk in enumerate(chunks):
         key = "model" if len(chunks) == 1 else f"model{index}"
-        unwrap(chunk).load_state_dict(loaded[key], strict=True)
+        found = unwrap(chunk).load_state_dict(loaded[key], strict=False)
+        missing = [name for name in found.missing_keys if not name.endswith(_EXTRA_STATE)]
+        if missing or found.unexpected_keys:
+            name = (missing + found.unexpected_keys)[0]
+            raise CheckpointError(
+                f"the checkpoint and the model differ in {name}; compare megatron_dream.json with "
+                f"the configuration"
+            )
 
 
 def _inner_optimizers(optimizer: Any) -> list[Any]:

@@ -3,7 +3,7 @@
 torch reads ``.metadata`` with ``pickle.load`` and byte entries with
 ``torch.load(weights_only=False)``; both run code that a file may hold. Inside
 ``restricted_reading`` the first knows only the plain records that torch and megatron-core write,
-and the second only tensors and plain values.
+and the second, and megatron-core's ``common.pt``, only tensors and plain values.
 """
 
 from __future__ import annotations
@@ -99,11 +99,14 @@ class _Overlay(types.ModuleType):
 @contextlib.contextmanager
 def restricted_reading() -> Iterator[None]:
     """Within the block, torch's checkpoint readers cannot run code from a file."""
+    from megatron.core.dist_checkpointing.strategies import common
     from torch.distributed.checkpoint import default_planner, filesystem
 
-    planner_torch = default_planner.torch
+    planner_torch, common_torch = default_planner.torch, common.torch
     filesystem.pickle = _Overlay(pickle, load=_load, loads=_loads)
     default_planner.torch = _Overlay(planner_torch, load=_torch_load)
+    # Its torch.load says nothing of weights_only, which an environment variable can then turn off.
+    common.torch = _Overlay(common_torch, load=_torch_load)
     try:
         yield
     except pickle.UnpicklingError as error:
@@ -113,4 +116,4 @@ def restricted_reading() -> Iterator[None]:
         ) from None
     finally:
         filesystem.pickle = pickle
-        default_planner.torch = planner_torch
+        default_planner.torch, common.torch = planner_torch, common_torch

@@ -57,6 +57,8 @@ def resolve_layout(config: RunConfig, world_size: int) -> Layout:
         or _tensor_problem(layout, config, model)
         or _sequence_problem(layout, config, model)
         or _engine_problem(layout, config)
+        or _fused_attention_problem(layout, config)
+        or _validation_problem(layout, config)
     )
     if problem:
         raise LayoutError(f"{problem} [{layout.equation()}].")
@@ -174,16 +176,46 @@ def _engine_problem(layout: Layout, config: RunConfig) -> str | None:
             "parallel.overlap_param_gather needs parallel.overlap_grad_reduce; turn the first off "
             "or the second on"
         )
-    is_fused = config.model.layer_spec == "transformer_engine"
-    if is_fused and config.data.document_masks and layout.cp > 1:
-        return (
-            "Transformer Engine under CP needs every document to be a multiple of 2 x CP tokens, "
-            "which data.document_masks does not give; use model.layer_spec: local or CP 1"
-        )
     wants_shards = config.checkpoint.optimizer_format == "dp_reshardable"
     if wants_shards and not parallel.use_distributed_optimizer:
         return (
             "checkpoint.optimizer_format: dp_reshardable needs parallel.use_distributed_optimizer; "
             "use auto or turn it on"
+        )
+    return None
+
+
+def _fused_attention_problem(layout: Layout, config: RunConfig) -> str | None:
+    """What Transformer Engine's attention cannot express: it has segments (THD) but no free mask."""
+    if config.model.layer_spec != "transformer_engine":
+        return None
+    if config.diffusion.attention == "anneal":
+        return (
+            "diffusion.attention: anneal needs a mask that Transformer Engine's attention does not "
+            "take; use model.layer_spec: local or attention: full"
+        )
+    splits_rows = config.data.document_masks or config.data.random_length
+    if splits_rows and layout.cp > 1:
+        return (
+            "Transformer Engine under CP needs every segment to be a multiple of 2 x CP tokens, which "
+            "data.document_masks and data.random_length do not give; use model.layer_spec: local or "
+            "CP 1"
+        )
+    if splits_rows and layout.micro_batch_size > 1:
+        return (
+            "Transformer Engine packs data.document_masks and data.random_length at "
+            "training.micro_batch_size 1 only; set it to 1 (accumulation keeps the global batch) or "
+            "use model.layer_spec: local"
+        )
+    return None
+
+
+def _validation_problem(layout: Layout, config: RunConfig) -> str | None:
+    samples, rows = config.training.eval_samples, layout.micro_batch_size * layout.dp
+    if config.training.eval_interval and samples % rows:
+        return (
+            f"training.eval_samples {samples} is no multiple of micro batch "
+            f"{layout.micro_batch_size} x DP {layout.dp} = {rows}, so that layouts would see different "
+            f"rows; make it one"
         )
     return None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Objective = Literal["diffusion", "ar"]
+LayerSpec = Literal["local", "transformer_engine"]
 WeightName = Literal["inverse_t", "linear", "uniform", "cart"]
 
 
@@ -147,7 +148,7 @@ class CheckpointConfig:
     keep_last: int = 2
     async_save: bool = False
     optimizer_format: Literal["auto", "fully_reshardable", "dp_reshardable"] = "auto"
-    export_interval: int = 0  # steps between Hugging Face exports; 0: never
+    export_interval: int = 0  # steps between Hugging Face exports (and their checkpoints); 0: never
 
 
 @dataclass

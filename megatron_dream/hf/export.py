@@ -31,7 +31,7 @@ from ..tokenizer.base import Tokenizer
 from .model_card import model_card
 from .model_config import dream_config_json
 from .safetensors_writer import MAX_SHARD_BYTES, write_safetensors
-from .tensor_map import Entry, LayerSpec, entries, huggingface_shapes, to_huggingface
+from .tensor_map import Entry, entries, huggingface_shapes, to_huggingface
 
 _DTYPES = {
     "bf16": torch.bfloat16,
@@ -42,7 +42,6 @@ _DTYPES = {
 _DTYPE_NAMES = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
 _LAYER = re.compile(r"^decoder\.layers\.\d+\.")
 _FINAL_NORM = "decoder.final_layernorm.weight"
-_FUSED_NORM = "decoder.layers.self_attention.linear_qkv.layer_norm_weight"
 
 logger = logging.getLogger(__name__)
 
@@ -150,8 +149,7 @@ class CheckpointWeights:
         self._source, self._model = source, model
         self._reader = TensorReader(source)
         names = set(self._reader.names())
-        spec: LayerSpec = "transformer_engine" if _FUSED_NORM in names else "local"
-        self._entries = entries(model, spec)
+        self._entries = entries(model, "transformer_engine")  # the names that checkpoints use
         for entry in self._entries:
             if stored_name(entry) not in names:
                 raise CheckpointError(

@@ -21,10 +21,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..config.schema import ModelConfig
+from ..config.schema import LayerSpec, ModelConfig
 
 Kind = Literal["copy", "columns", "vocabulary", "qkv", "gate_up"]
-LayerSpec = Literal["local", "transformer_engine"]
 Index = tuple[slice, ...]
 SliceReader = Callable[[str, Index], Tensor]  # (Hugging Face name, slice a dimension) -> that part
 

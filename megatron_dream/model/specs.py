@@ -7,16 +7,26 @@ with the attention's mask type changed from causal.
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
-from ..config.schema import ModelConfig, Objective
+from ..config.schema import LayerSpec, ModelConfig, Objective
 from ..device import has_transformer_engine
 from ..errors import MissingDependencyError
 from .attention import SegmentAttention
 from .norm import RMSNorm
 
+# Checkpoints name norms as Transformer Engine does, which fuses them into the layer that follows, so
+# that either spec reads what the other wrote.
+_FUSED_NORM_NAMES = MappingProxyType(
+    {
+        "input_layernorm.": "self_attention.linear_qkv.layer_norm_",
+        "pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_",
+    }
+)
 
-def resolve_layer_spec(model: ModelConfig) -> str:
+
+def resolve_layer_spec(model: ModelConfig) -> LayerSpec:
     """``"local"`` or ``"transformer_engine"``; ``auto`` takes Transformer Engine where it works.
 
     Raises:
@@ -71,6 +81,7 @@ def _local_layer(objective: Objective) -> Any:
             pre_mlp_layernorm=RMSNorm,
             mlp=ModuleSpec(module=MLP, submodules=mlp),
             mlp_bda=get_bias_dropout_add,
+            sharded_state_dict_keys_map=dict(_FUSED_NORM_NAMES),
         ),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from .. import device
@@ -17,7 +18,7 @@ def micro_batch_iterators(
     consumed: int,
     num_microbatches: int,
     *,
-    stop: int | None = None,
+    skip: Sequence[tuple[int, int]] = (),
     workers: int = 0,
 ) -> list[MicroBatchIterator]:
     """Iterators over ``stream`` from sample ``consumed`` on; each model chunk reads for itself.
@@ -28,7 +29,7 @@ def micro_batch_iterators(
         layout: micro-batch size and chunks.
         consumed: samples of finished updates.
         num_microbatches: a step and data-parallel rank.
-        stop: first sample that is not read; None: no end.
+        skip: ranges [first, end) of ordinals that the run leaves out.
         workers: loader processes of each reading rank.
     """
     last = layout.vp - 1
@@ -49,7 +50,7 @@ def micro_batch_iterators(
             is_last_stage=ranks.is_last_pipeline_rank and chunk == last,
             device=device.current_device(),
             num_workers=workers,
-            stop_ordinal=stop,
+            skip_ranges=skip,
         )
         for chunk in range(layout.vp)
     ]

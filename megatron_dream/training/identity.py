@@ -35,6 +35,7 @@ def run_metadata(
         num_tokens=tokenizer.vocab_size,
         objective=config.diffusion.objective,
         index_hash=index_hash,
+        diffusion=dataclasses.asdict(config.diffusion),
         optimizer=config.optimizer.optimizer,
         use_distributed_optimizer=config.parallel.use_distributed_optimizer,
         layout={
@@ -67,6 +68,14 @@ def _model_differences(saved: dict[str, Any], here: dict[str, Any]) -> list[str]
     ]
 
 
+def _diffusion_differences(saved: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    return [
+        f"diffusion.{name} is {saved[name]} there and {value} here"
+        for name, value in here.items()
+        if name in saved and saved[name] != value
+    ]
+
+
 def check_initial_weights(
     saved: CheckpointMetadata, here: CheckpointMetadata, folder: str, *, override: bool
 ) -> None:
@@ -94,6 +103,7 @@ def check_resume(saved: CheckpointMetadata, here: CheckpointMetadata, folder: st
     names = ["shift", "mask_token_id", "tokenizer_fingerprint", "objective", "index_hash"]
     names += ["optimizer", "use_distributed_optimizer"]
     found = _model_differences(saved.model, here.model) or _differences(saved, here, names)
+    found = found or _diffusion_differences(saved.diffusion, here.diffusion)
     if found:
         raise CheckpointError(
             f"{folder} cannot be resumed: {found[0]}; restore the value, or start a new run folder "

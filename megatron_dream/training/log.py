@@ -49,14 +49,14 @@ class RunLog:
     """Writes a run's log on the process that speaks, and nothing on the others.
 
     Args:
-        folder: of the run.
+        folder: of the run; None: only a person is told, nothing is written (a dry run).
         config: intervals and sinks.
         total_steps: for the time left.
         enabled: whether this process speaks.
     """
 
     def __init__(
-        self, folder: Path, config: LoggingConfig, total_steps: int, *, enabled: bool
+        self, folder: Path | None, config: LoggingConfig, total_steps: int, *, enabled: bool
     ) -> None:
         self.config, self.total_steps, self.enabled = config, total_steps, enabled
         self._stream: IO[str] | None = None
@@ -64,7 +64,7 @@ class RunLog:
         self._wandb: Any = None
         self._bar: Any = None
         self._last_line = 0.0
-        if enabled:
+        if enabled and folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             self._stream = open(folder / LOG_FILE, "a", encoding="utf-8")  # noqa: SIM115
             self._board = _tensorboard(folder / "tensorboard") if config.tensorboard else None

@@ -26,7 +26,7 @@ from .metrics import StepReport
 from .optimizer import update
 from .step import StepRunner
 from .throughput import flops_per_token, peak_flops
-from .validation import validate, validation_microbatches
+from .validation import validate
 
 MAX_BAD_STEPS = 5  # consecutive updates whose gradient was not finite
 
@@ -83,7 +83,7 @@ class TrainingLoop:
             self.layout,
             self.consumed,
             self.layout.num_microbatches,
-            stop=training.train_steps * training.global_batch_size,
+            skip=[(first, end) for first, end in self.metadata.skipped_ranges],
             workers=self.config.data.num_workers,
         )
         while self.step < end:
@@ -172,7 +172,8 @@ class TrainingLoop:
     def _validate(self) -> None:
         if self._valid_runner is None or self.valid_stream is None:
             return
-        count = validation_microbatches(self.config.training.eval_samples, self.layout)
+        rows = self.layout.micro_batch_size * self.layout.dp
+        count = self.config.training.eval_samples // rows  # whole: resolve_layout asks for it
         stream = self.valid_stream
         report = validate(
             self._valid_runner,
@@ -184,8 +185,9 @@ class TrainingLoop:
         self.log.validation(self.step, report.as_dict())
 
     def _is_time_to_save(self) -> bool:
-        interval = self.config.checkpoint.save_interval
-        return bool(self.writer is not None and interval and self.step % interval == 0)
+        checkpoint = self.config.checkpoint
+        intervals = (checkpoint.save_interval, checkpoint.export_interval)
+        return self.writer is not None and any(n and self.step % n == 0 for n in intervals)
 
     def _save(self) -> None:
         assert self.writer is not None

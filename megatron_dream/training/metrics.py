@@ -20,7 +20,13 @@ HEADER = 7  # loss sum, denominator, masked, maskable, real tokens, rows, sum of
 
 
 def micro_batch_sums(
-    output: HeadOutput, batch: dict[str, Tensor], num_tokens: Tensor, num_sources: int, cp_rank: int
+    output: HeadOutput,
+    batch: dict[str, Tensor],
+    num_tokens: Tensor,
+    *,
+    num_sources: int,
+    cp_rank: int,
+    t_min: float,
 ) -> Tensor:
     """Sums over one micro-batch as float64, in the order that ``StepReport.of`` reads.
 
@@ -31,6 +37,7 @@ def micro_batch_sums(
         num_tokens: this rank's part of the loss's denominator.
         num_sources: corpora in the blend.
         cp_rank: row-wise quantities are counted by context-parallel rank 0 only.
+        t_min: bounds 1 / t; only the complement of a sample lies below it.
     """
     flags = batch["flags_full"]
     row = output.rows // batch["labels"].shape[1]
@@ -49,7 +56,7 @@ def micro_batch_sums(
     sums[3] = batch["num_maskable"].sum() * per_row
     sums[4] = (flags & 4).eq(0).sum() * per_row
     sums[5] = flags.shape[0] * per_row
-    sums[6] = (output.cross_entropy / batch["t"][row]).sum()
+    sums[6] = (output.cross_entropy / batch["t"].clamp(min=t_min)[row]).sum()
     buckets = sums[HEADER : HEADER + PER_BUCKET * NUM_T_BUCKETS].view(PER_BUCKET, NUM_T_BUCKETS)
     for index, values in enumerate((ones, output.cross_entropy, output.is_correct)):
         buckets[index].index_add_(0, bucket, values.double())

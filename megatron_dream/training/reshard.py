@@ -101,7 +101,7 @@ def _convert(folder: Path, out: Path, metadata: CheckpointMetadata) -> None:
 def _convert_rank(folder: Path, out: Path) -> None:
     """One process of ``_convert``: load at the source's layout, save fully reshardable."""
     metadata = read_metadata(folder)
-    config = RunConfig(model=ModelConfig(**metadata.model))
+    config = RunConfig(model=ModelConfig(**{**metadata.model, "layer_spec": "local"}))
     virtual = metadata.layout.get("vp", 1)
     config.parallel = ParallelConfig(
         tensor_model_parallel_size=metadata.layout["tp"],

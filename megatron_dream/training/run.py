@@ -17,9 +17,11 @@ from ..config.presets import resolve_model
 from ..config.schema import RunConfig
 from ..config.validate import validate
 from ..data.build import build_streams
+from ..data.loader import merge_ranges, ordinal_of
 from ..errors import CheckpointError
 from ..model.build import build_model
 from ..model.initialize import set_rows_to_mean
+from ..model.specs import resolve_layer_spec
 from ..parallel import Ranks
 from ..tokenizer.base import Tokenizer
 from ..tokenizer.load import load_tokenizer
@@ -34,7 +36,7 @@ def pretrain(config: RunConfig, dry_run: int | None = None) -> int:
 
     Args:
         config: the run; presets may still be unresolved.
-        dry_run: stop after this many steps and write no checkpoint.
+        dry_run: stop after this many steps; nothing is written into the run folder.
 
     Returns:
         Exit code 0.
@@ -46,6 +48,7 @@ def pretrain(config: RunConfig, dry_run: int | None = None) -> int:
     config.model = resolve_model(config.model)
     tokenizer = load_tokenizer(config.tokenizer.path)  # type: ignore[arg-type]
     resolve_vocabulary(config, tokenizer)
+    config.model.layer_spec = resolve_layer_spec(config.model)
     layout = resolve_layout(config, parallel.launched_world_size())
     ranks = parallel.start(config.parallel, seed=config.training.seed)
     loop = _build(config, tokenizer, layout, ranks, dry_run)
@@ -60,11 +63,13 @@ def _build(
     config: RunConfig, tokenizer: Tokenizer, layout: Layout, ranks: Ranks, dry_run: int | None
 ) -> TrainingLoop:
     folder = Path(config.checkpoint.run_folder)
+    checkpoints = folder / "checkpoints"
+    saved = _last_checkpoint(checkpoints)
     train_stream, valid_stream, index_hash = build_streams(
         config,
         tokenizer,
         stage="pretrain",
-        train_samples=config.training.train_steps * config.training.global_batch_size,
+        train_samples=_planned_ordinals(config, saved),
         valid_samples=config.training.eval_samples,
         barrier=parallel.barrier,
         is_builder=ranks.rank == 0,
@@ -73,9 +78,7 @@ def _build(
     chunks = build_model(
         config.model, config.parallel, config.training, ranks, objective=config.diffusion.objective
     )
-    checkpoints = folder / "checkpoints"
-    resumes = (checkpoints / LATEST).is_file()
-    if config.checkpoint.init_from and not resumes:
+    if config.checkpoint.init_from and saved is None:
         _load_initial(config, chunks, metadata, tokenizer, ranks)
     wrapped = wrap_data_parallel(chunks, config)
     optimizer = build_optimizer(wrapped, config)
@@ -84,12 +87,18 @@ def _build(
         config.checkpoint.optimizer_format, wrapped, ranks
     )
     metadata.has_optimizer = True
-    if resumes:
+    if saved is not None:
         metadata = _resume(checkpoints, wrapped, optimizer, scheduler, metadata, ranks)
-    if ranks.rank == 0:
+    is_real = dry_run is None
+    if ranks.rank == 0 and is_real:
         folder.mkdir(parents=True, exist_ok=True)
         save_resolved(config, folder / "config.yaml")
-    log = RunLog(folder, config.logging, config.training.train_steps, enabled=ranks.reports)
+    log = RunLog(
+        folder if is_real else None,
+        config.logging,
+        config.training.train_steps,
+        enabled=ranks.reports,
+    )
     log.say(layout.equation())
     writer = CheckpointWriter(
         checkpoints,
@@ -107,9 +116,28 @@ def _build(
         train_stream=train_stream,
         valid_stream=valid_stream,
         metadata=metadata,
-        writer=None if dry_run is not None else writer,
+        writer=writer if is_real else None,
         log=log,
     )
+
+
+def _last_checkpoint(checkpoints: Path) -> CheckpointMetadata | None:
+    if not (checkpoints / LATEST).is_file():
+        return None
+    return read_metadata(resolve_checkpoint(checkpoints))
+
+
+def _planned_ordinals(config: RunConfig, saved: CheckpointMetadata | None) -> int:
+    """How many ordinals the run has passed at its end.
+
+    Consumed ones are counted as they were: the global batch may be another since.
+    """
+    training = config.training
+    position = saved or CheckpointMetadata(model={})
+    steps = max(0, training.train_steps - position.step)
+    samples = position.consumed_samples + steps * training.global_batch_size
+    skipped = merge_ranges([(first, end) for first, end in position.skipped_ranges])
+    return ordinal_of(samples - 1, skipped) + 1
 
 
 def _load_initial(

@@ -143,5 +143,12 @@ class StepRunner:
         """(loss sum, part of D, report), as megatron-core's schedules take them."""
         output = HeadOutput(*output)
         num_tokens = denominator_part(batch, self.diffusion, self.ranks.cp_rank)
-        report = micro_batch_sums(output, batch, num_tokens, self.num_sources, self.ranks.cp_rank)
+        report = micro_batch_sums(
+            output,
+            batch,
+            num_tokens,
+            num_sources=self.num_sources,
+            cp_rank=self.ranks.cp_rank,
+            t_min=self.diffusion.t_min,
+        )
         return output.loss_sum, num_tokens, report

@@ -12,25 +12,8 @@ from typing import Any
 
 import torch
 
-from ..config.layout import Layout
-from ..errors import LayoutError
 from .metrics import StepReport
 from .step import MicroBatches, StepRunner
-
-
-def validation_microbatches(samples: int, layout: Layout) -> int:
-    """Micro-batches a data-parallel rank for exactly ``samples`` rows.
-
-    Raises:
-        LayoutError: the rows do not divide, so that layouts would see different rows.
-    """
-    rows = layout.micro_batch_size * layout.dp
-    if samples % rows:
-        raise LayoutError(
-            f"training.eval_samples {samples} is no multiple of micro batch "
-            f"{layout.micro_batch_size} x DP {layout.dp} = {rows}; make it one"
-        )
-    return samples // rows
 
 
 @torch.no_grad()

@@ -105,13 +105,58 @@ def test_resume_refuses_other_data_and_tokenizer(
     assert "objective is diffusion there and ar here" in refused
     refused = run_command(*short, "4", "--model.num_layers", "2", code=2).stderr
     assert "model.num_layers is 4 there and 2 here" in refused
+    refused = run_command(*short, "4", "--diffusion.t_min", "0.01", code=2).stderr
+    assert "diffusion.t_min is 0.001 there and 0.01 here" in refused
 
 
-def test_dry_run_writes_no_checkpoint(
+def test_dry_run_writes_nothing_into_the_run_folder(
     config_file: Path, tmp_path: Path, run_command: Command
 ) -> None:
-    run_command("pretrain", "--config", str(config_file), "--dry-run", "2")
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    shown = run_command("pretrain", "--config", str(config_file), "--dry-run", "2").stderr
+    assert "world size 1" in shown
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("batch", [2, 16])
+def test_resume_with_another_global_batch(
+    config_file: Path, tmp_path: Path, run_command: Command, batch: int
+) -> None:
+    words = ["pretrain", "--config", str(config_file), "--training.global_batch_size"]
+    run_command(*words, "8", "--training.train_steps", "3")
+    run_command(*words, str(batch), "--training.train_steps", "6")
+    steps = [e for e in log_of(tmp_path / "run") if e["event"] == "step"]
+    consumed = [8, 16, 24, 24 + batch, 24 + 2 * batch, 24 + 3 * batch]
+    assert [e["consumed_samples"] for e in steps] == consumed
+
+
+def test_skipped_samples_stay_out_of_a_resumed_run(
+    config_file: Path, tmp_path: Path, run_command: Command
+) -> None:
+    """Ordinals 16 to 23 left out: step 3 sees what step 4 of a straight run sees."""
+    words = ["pretrain", "--config", str(config_file), "--optimizer.lr", "1e-12"]
+    words += ["--checkpoint.run_folder"]
+    straight, skipping = tmp_path / "straight", tmp_path / "skipping"
+    run_command(*words, str(straight), "--training.train_steps", "5")
+    run_command(*words, str(skipping), "--training.train_steps", "2")
+    marker = resolve_checkpoint(skipping) / "megatron_dream.json"
+    marker.write_text(json.dumps({**json.loads(marker.read_text()), "skipped_ranges": [[16, 24]]}))
+    run_command(*words, str(skipping), "--training.train_steps", "4")
+    expected = [e["masked_tokens"] for e in log_of(straight) if e["event"] == "step"]
+    found = [e["masked_tokens"] for e in log_of(skipping) if e["event"] == "step"]
+    assert found == expected[:2] + expected[3:] and expected[2] != expected[3]
+    assert read_metadata(resolve_checkpoint(skipping)).skipped_ranges == [[16, 24]]
+
+
+def test_exports_come_without_a_save_interval(
+    config_file: Path, tmp_path: Path, run_command: Command
+) -> None:
+    run_command(
+        "pretrain", "--config", str(config_file), "--training.train_steps", "3",
+        "--checkpoint.save_interval", "0", "--checkpoint.export_interval", "2",
+    )  # fmt: skip
+    exports = tmp_path / "run" / "exports"
+    assert [folder.name for folder in exports.iterdir()] == ["step_00000002"]
+    assert list((exports / "step_00000002").glob("*.safetensors"))
 
 
 def kill_during_saves(config: Path, tmp_path: Path, kills: int) -> None:

@@ -80,6 +80,29 @@ REFUSED = {
         2,
         "multiple of 2 x CP",
     ),
+    "fused attention of several rows": (
+        {
+            "training.micro_batch_size": 2,
+            "model.layer_spec": "transformer_engine",
+            "data.random_length": 0.01,
+        },
+        1,
+        "training.micro_batch_size 1 only",
+    ),
+    "fused annealing": (
+        {
+            "model.layer_spec": "transformer_engine",
+            "diffusion.attention": "anneal",
+            "diffusion.anneal_steps": 10,
+        },
+        1,
+        "anneal needs a mask",
+    ),
+    "validation rows": (
+        {"training.eval_interval": 5, "training.eval_samples": 6, "training.micro_batch_size": 4},
+        2,
+        "training.eval_samples 6 is no multiple of micro batch 4 x DP 2 = 8",
+    ),
     "optimizer format": (
         {
             "checkpoint.optimizer_format": "dp_reshardable",
