@@ -341,6 +341,8 @@ def _sample(options: argparse.Namespace) -> None:
 
 
 def _fill_sample(parser: _Parser) -> None:
+    from megatron_dream.evaluation.sampling_flags import add_sampling_flags
+
     # SUPPRESS: what is not given is not passed on, so defaults stay in one place, the sampler's
     parser.argument_default = argparse.SUPPRESS
     parser.add_argument("model", metavar="MODEL", type=Path, help="exported folder or checkpoint")
@@ -348,13 +350,10 @@ def _fill_sample(parser: _Parser) -> None:
     prompt.add_argument("--prompt", metavar="TEXT")
     prompt.add_argument("--prompt-file", type=Path, metavar="F")
     prompt.add_argument("--jsonl", type=Path, metavar="F", help="one object with prompt a line")
-    for flag in ("--max-new-tokens", "--steps", "--top-k", "--block-length", "--seed"):
-        parser.add_argument(flag, type=int, metavar="N")
-    for flag in ("--temperature", "--top-p", "--alg-temp", "--pad-penalty", "--threshold"):
-        parser.add_argument(flag, type=float, metavar="X")
-    parser.add_argument("--alg", metavar="A", help="order in which tokens open (docs/sampling.md)")
+    add_sampling_flags(parser)
     parser.add_argument("--cache", choices=("none", "prefix", "dual"))
-    parser.add_argument("--output", type=Path, metavar="F.jsonl")
+    parser.add_argument("--block-length", type=int, metavar="N")
+    parser.add_argument("--output", type=Path, metavar="F.jsonl", help="one object a sample")
     parser.add_argument(
         "--page", type=Path, metavar="F.html", help="a page that plays the decoding"
     )

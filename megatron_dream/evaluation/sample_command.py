@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterator
@@ -11,67 +12,24 @@ from typing import Any
 
 import torch
 
-from ..checkpoint.metadata import FILE_NAME
 from ..device import current_device
-from ..errors import DataError, MissingDependencyError, ModelFolderError
+from ..errors import ConfigError, DataError
 from ..files import atomic_write
 from ..sampling.generation import SamplingOutput, diffusion_generate
 from ..sampling.sampling_config import SamplingConfig
 from ..sampling.text import cut_at_eos
 from ..tokenizer.base import Tokenizer
-from ..tokenizer.load import load_tokenizer
 from .page import SampleRecord, write_page
+from .sampler import Sampler, load_model
+from .sampling_flags import in_flags
 from .terminal import print_sample
 
-
-@dataclass
-class Sampler:
-    """A model that can be asked for logits, its tokenizer and what it may hold."""
-
-    model: Any
-    tokenizer: Tokenizer
-    max_position: int
-
-
-def load_model(model: Path | str) -> Sampler:
-    """An exported folder through transformers, or a checkpoint through megatron-core.
-
-    Raises:
-        ModelFolderError: neither.
-    """
-    folder = Path(model)
-    if (folder / "config.json").is_file() and not (folder / FILE_NAME).is_file():
-        return _load_export(folder)
-    if not folder.exists():
-        raise ModelFolderError(f"{folder} does not exist; name an exported folder or a checkpoint")
-    from ..checkpoint.inference import load_for_sampling
-
-    loaded = load_for_sampling(folder)
-    if loaded.tokenizer is None:
-        raise ModelFolderError(f"{folder}: its tokenizer is gone; export it with --tokenizer first")
-    return Sampler(loaded, loaded.tokenizer, loaded.metadata.model["max_position_embeddings"])
-
-
-def _load_export(folder: Path) -> Sampler:
-    try:
-        from transformers import AutoModel
-    except ImportError:
-        raise MissingDependencyError("sampling an exported folder needs transformers") from None
-    try:
-        model = (
-            AutoModel.from_pretrained(str(folder), trust_remote_code=True)
-            .eval()
-            .to(current_device())
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        first = str(error).splitlines()[0]
-        raise ModelFolderError(f"{folder} cannot be loaded by transformers ({first})") from None
-    return Sampler(model, load_tokenizer(folder), model.config.max_position_embeddings)
+Json = dict[str, Any]
 
 
 def _prompts(
     prompt: str | None, prompt_file: Path | None, jsonl: Path | None
-) -> Iterator[tuple[str, dict[str, Any]]]:
+) -> Iterator[tuple[str, Json]]:
     """Prompt and the record it came in."""
     if prompt is not None:
         yield prompt, {"prompt": prompt}
@@ -83,16 +41,21 @@ def _prompts(
     if prompt_file is not None:
         yield text, {"prompt": text}
         return
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
+    # Not splitlines: a line separator of Unicode may stand inside a JSON string.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            record = _parsed(line, f"{path}, line {number}")
             yield record["prompt"], record
-        except (json.JSONDecodeError, KeyError, TypeError):
-            raise DataError(
-                f"{path}, line {number}: no object with a field 'prompt'; mend the line"
-            ) from None
+
+
+def _parsed(line: str, where: str) -> Json:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError:
+        record = None
+    if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
+        raise DataError(f"{where}: no object with a text in the field 'prompt'; mend the line")
+    return record
 
 
 def run_sample(
@@ -114,29 +77,29 @@ def run_sample(
         prompt: one prompt's text.
         prompt_file: a file with one prompt.
         jsonl: a file with one object with ``prompt`` a line.
-        output: JSON lines: the record with ``completion``, ``seed`` and ``seconds``.
-        page: HTML that plays the generations.
+        output: JSON lines, one a sample: the prompt's record with ``completion``,
+            ``sample_index`` (0 to num_return_sequences - 1), ``seed`` and ``num_forward``.
+        page: HTML that plays every sample.
         cache: only ``none`` so far.
         block_length: needs a cache.
         options: fields of SamplingConfig.
 
     Raises:
-        UserError: model, prompts or files are not what they should be.
-        ValueError: a sampling option is out of range.
+        UserError: model, prompts, files or options are not what they should be.
+        ValueError: a prompt does not fit the model.
     """
     if cache != "none" or block_length is not None:
         raise DataError("--cache and --block-length come with the sampling stage; leave them out")
+    _check(options)
     prompts = list(_prompts(prompt, prompt_file, jsonl))
     sampler = load_model(model)
     records, results = [], []
-    for number, (text, source) in enumerate(_progress(prompts)):
-        record, result = _generate(sampler, text, options, number)
-        records.append(record)
-        results.append({**source, **result})
-        if len(prompts) == 1 and sys.stdout.isatty():
-            print_sample(record)
-        else:
-            print(result["completion"])
+    with _progress(prompts) as numbered:
+        for number, (text, source) in numbered:
+            for record, result in _generate(sampler, text, options, number, len(prompts)):
+                records.append(record)
+                results.append({**source, **result})
+                _show(record, result["completion"])
     if output is not None:
         with atomic_write(output) as stream:
             stream.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in results)
@@ -144,19 +107,52 @@ def run_sample(
         write_page(page, records, title="Megatron-Dream samples")
 
 
-def _progress(prompts: list[Any]) -> Any:
-    """A bar with rate and time left, on a terminal and for more than one prompt."""
-    if len(prompts) < 2 or not sys.stderr.isatty():
-        return prompts
-    from rich.console import Console
-    from rich.progress import track
+def _check(options: Json) -> None:
+    """Refuse what the sampler would, in the names of the flags and before a model is loaded."""
+    try:
+        SamplingConfig(**{"mask_token_id": 0, "pad_token_id": 0, **options})
+    except ValueError as error:
+        raise ConfigError(in_flags(str(error))) from None
 
-    return track(prompts, description="sampling", console=Console(stderr=True))
+
+@contextlib.contextmanager
+def _progress(prompts: list[Any]) -> Iterator[Iterator[tuple[int, Any]]]:
+    """The prompts, numbered; with a bar on a terminal and for more than one prompt."""
+    if len(prompts) < 2 or not sys.stderr.isatty():
+        yield enumerate(prompts)
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    # What goes to a file or a pipe must not be caught by the bar.
+    console = Console(stderr=True)
+    with Progress(console=console, redirect_stdout=sys.stdout.isatty()) as bar:
+        yield enumerate(bar.track(prompts, description="sampling"))
+
+
+def _show(record: SampleRecord, completion: str) -> None:
+    """Coloured and harmless on a terminal, the bare text elsewhere."""
+    if sys.stdout.isatty():
+        print_sample(record)
+    else:
+        print(completion)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What one prompt's samples have in common."""
+
+    output: SamplingOutput
+    config: SamplingConfig
+    tokenizer: Tokenizer
+    prompt: str
+    name: str  # "prompt 2" among several, else empty
 
 
 def _generate(
-    sampler: Sampler, text: str, options: dict[str, Any], number: int
-) -> tuple[SampleRecord, dict[str, Any]]:
+    sampler: Sampler, text: str, options: Json, number: int, num_prompts: int
+) -> list[tuple[SampleRecord, Json]]:
+    """All samples of a prompt, in one batch."""
     tokenizer = sampler.tokenizer
     ids = [tokenizer.bos_id, *tokenizer.encode(text)]
     seed = options.get("seed")
@@ -178,27 +174,29 @@ def _generate(
         config=config,
         max_position=sampler.max_position,
     )
-    return _record(tokenizer, output, text, len(ids), config)
+    name = f"prompt {number + 1}" if num_prompts > 1 else ""
+    answer = _Answer(output, config, tokenizer, text, name)
+    return [_record(answer, index) for index in range(config.num_return_sequences)]
 
 
-def _record(
-    tokenizer: Tokenizer,
-    output: SamplingOutput,
-    text: str,
-    prompt_length: int,
-    config: SamplingConfig,
-) -> tuple[SampleRecord, dict[str, Any]]:
-    sequence = output.sequences[0].tolist()
-    response = cut_at_eos(sequence[prompt_length:], [tokenizer.eos_id])
+def _record(answer: _Answer, index: int) -> tuple[SampleRecord, Json]:
+    """Sample ``index`` of a prompt for the page, and for the JSON line."""
+    output, tokenizer = answer.output, answer.tokenizer
+    history, start, copies = output.history, output.prompt_length, len(output.sequences)
+    assert history is not None
+    sequence = output.sequences[index].tolist()
+    response = cut_at_eos(sequence[start:], [tokenizer.eos_id])
     completion = tokenizer.decode(response, skip_special_tokens=True)
-    assert output.history is not None
+    sample = f"sample {index + 1} of {copies}" if copies > 1 else ""
+    name = ", ".join(part for part in (answer.name, sample) if part)
+    meta = {"algorithm": answer.config.alg, "seed": str(output.seed)}
     record = SampleRecord(
-        prompt_tokens=[tokenizer.token_text(token) for token in sequence[1:prompt_length]],
-        tokens=[tokenizer.token_text(token) for token in sequence[prompt_length:]],
-        opened_step=output.history.opened_step[0, prompt_length:].tolist(),
-        confidence=output.history.confidence[0, prompt_length:].nan_to_num(0.0).tolist(),
-        text=text + completion,
-        meta={"algorithm": config.alg, "seed": str(output.seed)},
+        prompt_tokens=[tokenizer.token_text(token) for token in sequence[1:start]],
+        tokens=[tokenizer.token_text(token) for token in sequence[start:]],
+        opened_step=history.opened_step[index, start:].tolist(),
+        confidence=history.confidence[index, start:].nan_to_num(0.0).tolist(),
+        text=answer.prompt + completion,
+        meta={"name": name, **meta} if name else meta,
     )
-    result = {"completion": completion, "seed": output.seed, "num_forward": output.num_forward}
-    return record, result
+    facts = {"sample_index": index, "seed": output.seed, "num_forward": output.num_forward}
+    return record, {"completion": completion, **facts}

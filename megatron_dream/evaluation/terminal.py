@@ -18,7 +18,8 @@ def canvas_text(sample: SampleRecord, steps_done: int | None = None) -> Text:
     """
     last = max([0, *sample.opened_step])
     done = last + 1 if steps_done is None else steps_done
-    text = Text("".join(map(_printable, sample.prompt_tokens)), style="dim")
+    text = Text()  # a style given here would dim all that follows
+    text.append("".join(map(_printable, sample.prompt_tokens)), style="dim")
     for token, step in zip(sample.tokens, sample.opened_step, strict=True):
         if step >= done:
             text.append("░", style="dim")
@@ -34,5 +35,8 @@ def _printable(token: str) -> str:
 
 
 def print_sample(sample: SampleRecord, console: Console | None = None) -> None:
-    """Print the finished canvas with its colours."""
-    (console or Console()).print(canvas_text(sample))
+    """Print the finished canvas with its colours, under its name where it has one."""
+    console = console or Console()
+    if "name" in sample.meta:
+        console.rule(Text(_printable(sample.meta["name"])), align="left")
+    console.print(canvas_text(sample))

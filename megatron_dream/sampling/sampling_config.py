@@ -37,10 +37,10 @@ def _require(condition: bool, sentence: str) -> None:
 
 def _number(name: str, value: object, low: float, high: float = math.inf) -> None:
     fits = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
-    bound = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+    bound = f"of at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
     _require(
         fits and math.isfinite(float(value)),  # type: ignore[arg-type]
-        f"{name} is {value!r}: give a number of {bound}.",
+        f"{name} is {value!r}: give a number {bound}.",
     )
 
 
@@ -101,8 +101,10 @@ class SamplingConfig:
         for name in ("mask_token_id", "pad_token_id", "bos_token_id"):
             if getattr(self, name) is not None:
                 _integer(name, getattr(self, name), 0)
-        for token in (*self.eos_token_ids, *self.forbidden_token_ids):
-            _integer("eos_token_id or forbidden_token_ids", token, 0)
+        for token in self.eos_token_ids:
+            _integer("eos_token_id", token, 0)
+        for token in self.forbidden_token_ids:
+            _integer("forbidden_token_ids", token, 0)
         for name in ("alg_temp", "factor", "entropy_bound"):
             _number(name, getattr(self, name), 0)
         _number("threshold", self.threshold, 0, 1)

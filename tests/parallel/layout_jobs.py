@@ -30,6 +30,8 @@ class Case:
     rows: str = "plain"  # plain | documents | padding | one_token | empty
     micro_batch_size: int = 1
     steps: int = 0
+    fixed_t: float | None = None  # every row's time
+    at_step: int = 0  # of a single step: what annealing goes by
     seed: int = 0
 
 
@@ -63,6 +65,17 @@ def run_config(case: Case) -> RunConfig:
     return config
 
 
+def fixed_time(t: float) -> Any:
+    """Noise whose every row has time ``t``."""
+    from megatron_dream.diffusion.noise import NoiseStream
+
+    class FixedTime(NoiseStream):
+        def time(self, n: int, **_: Any) -> float:
+            return t
+
+    return FixedTime(0, "pretrain", "train")
+
+
 class RandomRows:
     """A stream of random rows through the product's own ``make_row``, by ordinal."""
 
@@ -72,6 +85,8 @@ class RandomRows:
         self.case = case
         self.diffusion = DiffusionConfig(**case.diffusion)
         self.noise = NoiseStream(case.seed, "pretrain", "train")
+        if case.fixed_t is not None:
+            self.noise = fixed_time(case.fixed_t)
         self.sequence_length = SEQUENCE
         self.has_whole_rows = case.rows in ("plain", "empty")
 
@@ -186,13 +201,68 @@ def gradients(case: Case) -> dict[str, Any]:
     """Loss, report, initial weights and gradients of one global batch."""
     run = Run(case)
     weights = run.tensors("data")
-    report = run.forward_backward(run.iterators())
+    report = run.forward_backward(run.iterators(), case.at_step)
     is_first = run.ranks.dp_rank == 0 and run.ranks.cp_rank == 0
     return {
         "report": report.as_dict(),
         "tp_rank": run.ranks.tp_rank,
         "weights": weights if is_first else {},
         "gradients": run.tensors("main_grad") if is_first else {},
+    }
+
+
+def peak_logits_bytes(case: Case) -> int:
+    """Largest tensor that an operation of one step returned with a column a token of the vocabulary.
+
+    Of two dimensions or more, and more than one row; the table, its gradient and its copies have
+    ``hidden_size`` for the other dimension and are left out.
+    """
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    run = Run(case)
+    columns = {VOCAB}
+    columns |= {p.shape[0] for c in run.model for n, p in c.named_parameters() if "embedding" in n}
+    columns |= {p.shape[0] for c in run.model for n, p in c.named_parameters() if "output" in n}
+    peak = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            nonlocal peak
+            result = function(*args, **(kwargs or {}))
+            for leaf in tree_leaves(result):
+                shape = getattr(leaf, "shape", ())
+                if (
+                    len(shape) > 1
+                    and shape[-1] in columns
+                    and shape[-2] != run.config.model.hidden_size
+                ):
+                    peak = max(peak, leaf.numel() * leaf.element_size())
+            return result
+
+    with Watch():
+        run.forward_backward(run.iterators())
+    return peak
+
+
+def precisions(case: Case) -> dict[str, set[str]]:
+    """Types of weights, of what gradients are summed in, and of the optimizer's own tensors."""
+    run = Run(case)
+    _steps(run, 0, 1)
+    parameters = [p for chunk in run.model for p in chunk.parameters()]
+    inner = [o.optimizer for o in getattr(run.optimizer, "chained_optimizers", [run.optimizer])]
+    return {
+        "weights": {str(p.dtype) for p in parameters},
+        "gradients": {str(p.main_grad.dtype) for p in parameters},
+        "optimizer": {
+            str(tensor.dtype)
+            for optimizer in inner
+            for group in optimizer.param_groups
+            for p in group["params"]
+            for tensor in (p, *(v for k, v in optimizer.state[p].items() if k != "step"))
+        },
     }
 
 

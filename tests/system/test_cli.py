@@ -63,6 +63,20 @@ def config_file(tmp_path):
         (["sample", "m", "--prompt", "a", "--stesp", "3"], "the nearest one is --steps"),
         (["sample", "m", "--prompt", "a", "--steps", "x"], "invalid int value: 'x'"),
         (["sample", "m", "--prompt", "a", "--cache", "x"], "invalid choice: 'x'"),
+        (["sample", "m", "--prompt", "a", "--alg", "x"], "--alg: invalid choice: 'x'"),
+        (
+            ["sample", "m", "--prompt", "a", "--confidence-from", "x"],
+            "choose from 'filtered', 'raw'",
+        ),
+        (["sample", "m", "--prompt", "a", "--compat", "x"], "--compat: invalid choice: 'x'"),
+        (["sample", "m", "--prompt", "a", "--factor", "x"], "--factor: invalid float value: 'x'"),
+        (["sample", "m", "--prompt", "a", "--factor", "-1"], "error: --factor is -1"),
+        (["sample", "m", "--prompt", "a", "--entropy-bound", "nan"], "--entropy-bound is nan"),
+        (["sample", "m", "--prompt", "a", "--num-return-sequences", "0"], "--num-return-sequences"),
+        (
+            ["sample", "m", "--prompt", "a", "--pad-penalty-factor", "2"],
+            "--pad-penalty-factor is 2",
+        ),
         (["reshard", "a", "b", "--tp", "2"], "required: --pp"),
     ],
 )

@@ -80,3 +80,6 @@ def test_terminal_view_shows_masks_and_escapes() -> None:
     assert canvas_text(sample, 0).plain == "x░░given"
     assert canvas_text(sample, 1).plain == "x░\\x1b[2Jgiven"
     assert canvas_text(sample).plain == "xa\\x1b[2Jgiven"
+    styles = [str(span.style) for span in canvas_text(sample).spans]
+    assert canvas_text(sample).style == ""  # a style of the whole would dim the colours
+    assert styles == ["dim", "bright_red", "bright_blue", "dim"]

@@ -52,3 +52,12 @@ def test_narrow_and_wide_nuclei_of_a_large_vocabulary(scale, top_p):
 def test_top_k_keeps_all_that_equal_the_last():
     logits = torch.tensor([[1.0, 3.0, 2.0, 2.0]])
     assert (top_k_filter(logits, 2) > float("-inf")).tolist() == [[False, True, True, True]]
+
+
+def test_top_p_keeps_the_token_that_crosses_and_stops_there():
+    """Of 1/2 1/4 1/8 1/8: a sum equal to top_p does not exceed it, so one more stays."""
+    logits = torch.log(torch.tensor([[0.5, 0.25, 0.125, 0.125]]))
+    equal = torch.zeros((1, 4))  # 1/4 each, exactly
+    assert (top_p_filter(equal, 0.5) > float("-inf")).tolist() == [[True, True, True, False]]
+    assert (top_p_filter(logits, 0.6) > float("-inf")).tolist() == [[True, True, False, False]]
+    assert (top_p_filter(logits, 0.1) > float("-inf")).tolist() == [[True, False, False, False]]

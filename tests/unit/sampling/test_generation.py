@@ -183,6 +183,68 @@ def test_a_hook_that_masks_again_is_in_the_history():
     assert not (output.sequences == MASK).any()
 
 
+def test_history_begins_after_the_first_hook_and_keeps_what_came_last():
+    """The hook sets a token before the loop and masks everything again after step 5."""
+
+    def tokens_hook(step, x, logits):
+        if step is None:
+            x[:, 3] = 5
+        if step == 5:
+            x[:, 2:] = MASK
+        return x
+
+    history = generate([[BOS, 1]], tokens_hook=tokens_hook, output_history=True).history
+    frames = dict(history.frames())
+    assert frames[-1][0].tolist() == [BOS, 1, MASK, 5, *[MASK] * 6]
+    assert (frames[5][0, 2:] == MASK).all()
+    assert (history.steps < 5).any() and (history.opened_step[0, 2:] > 5).all()
+    assert history.confidence[0, 2:].isfinite().all()
+
+
+def test_with_a_hook_all_steps_run_though_nothing_is_left():
+    steps = []
+
+    def tokens_hook(step, x, logits):
+        steps.append(step)
+        return x
+
+    generate([[BOS, 1]], max_new_tokens=0, steps=4, tokens_hook=tokens_hook)
+    assert steps == [None, 0, 1, 2, 3]
+
+
+def test_the_penalty_is_at_most_whole_where_a_hook_masks_the_prompt():
+    """One mask to fill, two after the hook: a share of 2 counts as 1."""
+
+    def tokens_hook(step, x, logits):
+        if step is None:
+            x[:, 1] = 4
+        return x
+
+    logits = [0.0, 2.0, 1.0, 0.0, -5.0]
+    config = SamplingConfig(
+        mask_token_id=4, pad_token_id=1, max_new_tokens=1, steps=1, pad_penalty=0.75
+    )
+    model, prompt = Fixed(logits), torch.tensor([[0, 3]])
+    filled = diffusion_generate(model, prompt, config=config, tokens_hook=tokens_hook).sequences
+    assert filled.tolist() == [[0, 1, 1]]  # 2 - 0.75 leads 1; 2 - 1.5 would not
+
+
+def test_on_state_is_told_what_the_stream_yields_and_no_gradient_is_kept():
+    class Watched(TinyModel):
+        def forward(self, *arguments, **named):
+            assert not torch.is_grad_enabled()
+            return super().forward(*arguments, **named)
+
+    told, model = [], Watched(2)
+    prompt = torch.tensor([[BOS, 1]])
+    output = diffusion_generate(model, prompt, config=BASE, on_state=told.append)
+    streamed = list(diffusion_stream(Watched(2), prompt, config=BASE))
+    assert [s.x_BS.tolist() for s in told] == [s.x_BS.tolist() for s in streamed]
+    passes = [state.num_forward for state in told]
+    assert passes[0] == 0 and passes == sorted(passes)
+    assert passes[-1] == output.num_forward == len(model.calls)
+
+
 def test_stream_yields_every_state_and_states_do_not_change():
     states = list(diffusion_stream(TinyModel(2), torch.tensor([[BOS, 1]]), config=BASE))
     final = generate([[BOS, 1]]).sequences
@@ -242,6 +304,13 @@ def test_compat_fills_only_what_is_not_given():
     plain = SamplingConfig(mask_token_id=4).resolved()
     assert (plain.temperature, plain.top_p, plain.top_k) == (0.0, None, None)
     assert plain.steps == plain.max_new_tokens
+    assert SamplingConfig(mask_token_id=4, max_new_tokens=0).resolved().steps == 512
+
+
+def test_pad_penalty_factor_is_its_logarithm_in_nats():
+    config = SamplingConfig(mask_token_id=4, pad_token_id=1, pad_penalty_factor=1e-3)
+    assert config.resolved().pad_penalty == pytest.approx(6.9078, abs=1e-3)
+    assert config.resolved().pad_penalty_factor is None
 
 
 @pytest.mark.parametrize(

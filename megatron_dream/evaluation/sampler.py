@@ -1,0 +1,58 @@
+"""A model to sample from, wherever it lies: an exported folder or a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint.metadata import FILE_NAME
+from ..device import current_device
+from ..errors import MissingDependencyError, ModelFolderError
+from ..tokenizer.base import Tokenizer
+from ..tokenizer.load import load_tokenizer
+
+
+@dataclass
+class Sampler:
+    """A model that can be asked for logits, its tokenizer and what it may hold."""
+
+    model: Any
+    tokenizer: Tokenizer
+    max_position: int
+
+
+def load_model(model: Path | str) -> Sampler:
+    """An exported folder through transformers, or a checkpoint through megatron-core.
+
+    Raises:
+        ModelFolderError: neither.
+    """
+    folder = Path(model)
+    if (folder / "config.json").is_file() and not (folder / FILE_NAME).is_file():
+        return _load_export(folder)
+    if not folder.exists():
+        raise ModelFolderError(f"{folder} does not exist; name an exported folder or a checkpoint")
+    from ..checkpoint.inference import load_for_sampling
+
+    loaded = load_for_sampling(folder)
+    if loaded.tokenizer is None:
+        raise ModelFolderError(f"{folder}: its tokenizer is gone; export it with --tokenizer first")
+    return Sampler(loaded, loaded.tokenizer, loaded.metadata.model["max_position_embeddings"])
+
+
+def _load_export(folder: Path) -> Sampler:
+    try:
+        from transformers import AutoModel
+    except ImportError:
+        raise MissingDependencyError("sampling an exported folder needs transformers") from None
+    try:
+        model = (
+            AutoModel.from_pretrained(str(folder), trust_remote_code=True)
+            .eval()
+            .to(current_device())
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        first = str(error).splitlines()[0]
+        raise ModelFolderError(f"{folder} cannot be loaded by transformers ({first})") from None
+    return Sampler(model, load_tokenizer(folder), model.config.max_position_embeddings)
