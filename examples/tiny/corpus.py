@@ -2,8 +2,9 @@
 
 Left out: ``encodings/``, tests, packages of others, generated tables, files that are not UTF-8. Near
 duplicates are removed by MinHash over 5-token shingles (64 permutations, Jaccard over 0.7; the first
-file by name stays). A module or package goes to one split as a whole, by the hash of its name: held-out
-functions have no sibling in the training text.
+file by name stays). A module or package goes to one split as a whole, with its private twins
+(``decimal`` and ``_pydecimal``), by the hash of its family's name: held-out functions have no sibling
+in the training text.
 
 Writes train.jsonl and valid.jsonl (fields text, path), functions.jsonl (held-out functions cut into
 prefix, middle, suffix) and counts.json.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import ast
 import hashlib
+import io
 import json
 import re
 import sys
@@ -36,6 +38,7 @@ SKIPPED_FOLDERS = {
 VALID_PERCENT = 6
 NUM_PERMUTATIONS, SHINGLE, NEAR = 64, 5, 0.7
 _TOKEN = re.compile(r"\w+|[^\w\s]")
+_TWIN = re.compile(r"^_+(py)?")
 
 
 def source_files(root: Path) -> Iterator[Path]:
@@ -57,7 +60,7 @@ def is_table(text: str) -> bool:
     if len(tokens) < 20:
         return True
     numbers = sum(token[0].isdigit() for token in tokens)
-    longest = max(map(len, text.splitlines()), default=0)
+    longest = max(map(len, text.split("\n")))
     return numbers > 0.3 * len(tokens) or longest > 2000
 
 
@@ -99,9 +102,14 @@ class NearDuplicates:
         return False
 
 
+def family(top_level: str) -> str:
+    """What a module and its private twins share: ``io`` of ``_pyio``, ``collections`` of its abc."""
+    return _TWIN.sub("", top_level).split("_")[0] or top_level
+
+
 def split_of(top_level: str) -> str:
-    """``"train"`` or ``"valid"`` for a top-level module or package, by the hash of its name."""
-    digest = hashlib.sha256(top_level.encode()).digest()
+    """``"train"`` or ``"valid"`` for a top-level module or package, by the hash of its family."""
+    digest = hashlib.sha256(family(top_level).encode()).digest()
     return "valid" if digest[0] * 100 < VALID_PERCENT * 256 else "train"
 
 
@@ -109,6 +117,11 @@ def _functions(source: str) -> Iterator[ast.FunctionDef]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef) and ast.get_docstring(node):
             yield node
+
+
+def source_lines(text: str) -> list[str]:
+    """Lines as Python counts them: a form feed or U+2028 ends none."""
+    return list(io.StringIO(text, newline=""))
 
 
 def heldout_functions(records: list[dict[str, str]], count: int) -> list[dict[str, Any]]:
@@ -120,7 +133,7 @@ def heldout_functions(records: list[dict[str, str]], count: int) -> list[dict[st
     """
     found = []
     for record in records:
-        lines = record["text"].splitlines(keepends=True)
+        lines = source_lines(record["text"])
         for node in _functions(record["text"]):
             if node.col_offset or node.end_lineno is None or len(node.body) < 3:
                 continue

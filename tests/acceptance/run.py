@@ -25,8 +25,12 @@ from megatron_dream.files import write_json  # noqa: E402
 RESULTS = ROOT / "docs" / "results" / "acceptance.json"
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
 CHECKS: dict[str, list[str]] = {
+    "fresh clone: quickstart, then tests": [sys.executable, "tests/acceptance/fresh_clone.py"],
     "layouts: gradients and losses on every layout and variant": [
-        *PYTEST, "tests/parallel/test_layouts.py", "-m", "acceptance",
+        *PYTEST, "tests/parallel/test_layouts.py", "tests/parallel/test_options.py", "-m", "acceptance",
+    ],
+    "options: bf16, overlap, annealing, peak logits": [
+        *PYTEST, "tests/parallel/test_options.py", "-m", "not acceptance",
     ],
     "resume: bit-equal after a kill, other layouts, damage": [
         *PYTEST, "tests/parallel/test_resume.py", "tests/system/test_pretrain.py",

@@ -100,3 +100,26 @@ def test_the_command_writes_the_same_files_twice(corpus, library, tmp_path, monk
     assert {"train.jsonl", "valid.jsonl", "functions.jsonl"} <= set(written[0])
     record = json.loads(written[0]["train.jsonl"].splitlines()[0])
     assert set(record) == {"text", "path"}
+
+
+@pytest.mark.parametrize(
+    ("name", "twin"),
+    [("decimal", "_pydecimal"), ("io", "_pyio"), ("threading", "_threading_local"),
+     ("collections", "_collections_abc"), ("strptime", "_strptime")],
+)  # fmt: skip
+def test_private_twins_share_a_split(corpus, name, twin):
+    assert corpus.family(name) == corpus.family(twin) == name
+    assert corpus.split_of(name) == corpus.split_of(twin)
+
+
+def test_names_of_underscores_keep_a_family(corpus):
+    assert corpus.family("__future__") == "future"
+    assert corpus.family("__") == "__"
+
+
+def test_lines_are_those_of_the_parser(corpus):
+    text = "x = 1\n\x0c\n" + "y = '\u2028 \x1c'\n" + FUNCTION
+    (entry,) = corpus.heldout_functions([{"text": text, "path": "m.py"}], 1)
+    whole = entry["prefix"] + entry["middle"] + entry["suffix"]
+    assert whole == FUNCTION.lstrip("\n")
+    assert ast.parse(whole).body[0].name == "add_up"
