@@ -22,6 +22,7 @@ import sys
 import sysconfig
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -153,12 +154,14 @@ def heldout_functions(records: list[dict[str, str]], count: int) -> list[dict[st
     return found[:count]
 
 
-def collect(root: Path) -> tuple[dict[str, list[dict[str, str]]], Counter[str]]:
-    """Records by split, and what was left out by reason."""
+def collect(
+    root: Path, count: int | None = None
+) -> tuple[dict[str, list[dict[str, str]]], Counter[str]]:
+    """Records by split, and what was left out by reason, of the first ``count`` files or of all."""
     records: dict[str, list[dict[str, str]]] = {"train": [], "valid": []}
     left_out: Counter[str] = Counter()
     seen = NearDuplicates()
-    for path in source_files(root):
+    for path in islice(source_files(root), count):
         relative = path.relative_to(root)
         try:
             text = path.read_text(encoding="utf-8")
@@ -181,9 +184,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--functions", type=int, default=40)
+    parser.add_argument("--files", type=int, help="only the first so many, for a rehearsal")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    records, left_out = collect(Path(sysconfig.get_paths()["stdlib"]))
+    records, left_out = collect(Path(sysconfig.get_paths()["stdlib"]), options.files)
     files = {**records, "functions": heldout_functions(records["valid"], options.functions)}
     for name, entries in files.items():
         with atomic_write(options.output / f"{name}.jsonl") as stream:

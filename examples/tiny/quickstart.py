@@ -38,6 +38,7 @@ DREAM = ["megatron-dream"]
 TWO = ["torchrun", "--standalone", "--nproc_per_node", "2", "-m", "megatron_dream"]
 DIFFUSION = ["pretrain", "--config", "examples/tiny/diffusion.yaml"]
 REHEARSAL = ["--training.train_steps", "4", "--training.eval_interval", "4"]
+REHEARSAL += ["--training.eval_samples", "32"]
 
 
 @dataclass
@@ -53,6 +54,7 @@ class Stage:
 def stages(rehearse: bool) -> list[Stage]:
     """The line, in order. A rehearsal trains four steps a run: it shows the way, not a model."""
     few = REHEARSAL if rehearse else []
+    part = ["--files", "150"] if rehearse else []
     long_steps = [] if rehearse else ["--training.train_steps", "250"]
     corpus, runs = WORK / "corpus", WORK / "runs"
     preprocess = [
@@ -61,7 +63,7 @@ def stages(rehearse: bool) -> list[Stage]:
         for name in ("train", "valid")
     ]  # fmt: skip
     return [
-        Stage("corpus", [["python", "examples/tiny/corpus.py", "--output", str(corpus)]]),
+        Stage("corpus", [["python", "examples/tiny/corpus.py", "--output", str(corpus), *part]]),
         Stage(
             "tokenizer",
             [[*DREAM, "tokenizer", "train", "--input", f"{corpus}/train.jsonl", "--vocab-size",

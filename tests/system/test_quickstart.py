@@ -45,7 +45,7 @@ def start(project: Path, log: Path) -> subprocess.Popen[bytes]:
 
 def finish(project: Path, log: Path) -> str:
     process = start(project, log)
-    code = process.wait(timeout=400)
+    code = process.wait(timeout=900)
     text = log.read_text(encoding="utf-8", errors="replace")
     assert code == 0, text[-3000:]
     return text
@@ -60,7 +60,7 @@ def stages_of(text: str) -> dict[str, bool]:
 
 def test_killed_and_called_again(project: Path) -> None:
     killed = start(project, project / "killed.log")
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 600
     while b"autoregressive model" not in (project / "killed.log").read_bytes():
         assert killed.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
@@ -77,7 +77,7 @@ def test_killed_and_called_again(project: Path) -> None:
 
     started = time.monotonic()
     third = finish(project, project / "third.log")
-    assert all(stages_of(third).values()) and time.monotonic() - started < 20
+    assert all(stages_of(third).values()) and time.monotonic() - started < 60
     check_results(project, third)
 
 
