@@ -45,11 +45,15 @@ setup(
         "rich",
         "psutil",  # megatron-core asks for it when it writes a checkpoint
         "pyyaml",
+        "orjson",
     ],
     extras_require={
         "te": ["transformer-engine[pytorch]>=2.0"],
         "dali": ["nvidia-dali-cuda120"],
         "mpi": ["mpi4py", "mpich"],
+        # Preprocessing at speed and in every format; gigatoken is compared, not trusted.
+        "data": ["gigatoken", "pyarrow", "fsspec", "zstandard"],
+        "datatrove": ["datatrove"],
         "eval": ["lm-eval>=0.4.9", "evalplus>=0.3.1"],
         "dev": [
             "pytest>=8",

@@ -227,7 +227,7 @@ def _add_input_options(parser: _Parser) -> None:
 
 
 def _preprocess(options: argparse.Namespace) -> None:
-    from megatron_dream.data.preprocess import preprocess
+    from megatron_dream.data.preprocessing import load_filters, preprocess
 
     preprocess(
         options.input,
@@ -237,16 +237,62 @@ def _preprocess(options: argparse.Namespace) -> None:
         append_eod=options.append_eod,
         workers=options.workers,
         suffixes=options.suffixes,
+        dataset=options.dataset,
+        template=options.template,
+        filters=load_filters(options.filters) if options.filters else (),
+        special_tokens_in_text=options.special_tokens_in_text,
+        part=options.part,
+        use_mpi=options.mpi,
+        overwrite=options.overwrite,
+        max_file_bytes=int(options.max_file_gb * 1e9),
+        max_reject_share=options.max_rejects,
+        shard_bytes=int(options.shard_mb * 1e6),
     )
 
 
 def _fill_preprocess(parser: _Parser) -> None:
-    parser.add_argument("--input", type=Path, nargs="+", required=True, metavar="PATH")
-    parser.add_argument("--output-prefix", type=Path, required=True, metavar="P")
-    parser.add_argument("--tokenizer", type=Path, required=True, metavar="FOLDER_OR_MODEL")
-    _add_input_options(parser)
-    parser.add_argument("--append-eod", action="store_true", help="end each document with EOD")
-    parser.add_argument("--workers", type=int, default=1, metavar="N")
+    add = parser.add_argument
+    add(
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="files, folders, globs, @lists, URLs",
+    )
+    add("--output-prefix", type=Path, required=True, metavar="P")
+    add("--tokenizer", type=Path, required=True, metavar="FOLDER_OR_MODEL")
+    add("--json-key", default="text", help="field that holds the text (text)")
+    add("--template", metavar="T", help="a text made of fields, such as '{question} {answer}'")
+    add("--dataset", metavar="NAME", help="a known corpus, which says where its text is")
+    add("--suffixes", nargs="+", metavar="SUFFIX", help="which files of a folder count (.py)")
+    add("--filters", type=Path, metavar="F.yaml", help="what documents have to pass (docs/data.md)")
+    add("--append-eod", action="store_true", help="end each document with EOD")
+    add("--special-tokens-in-text", default="as_text", choices=("as_text", "as_ids"))
+    add("--workers", type=int, default=1, metavar="N", help="processes (of each rank)")
+    add("--mpi", action="store_true", help="share the work out over MPI ranks")
+    add("--part", metavar="I/N", help="one task of a job array; the call without it merges")
+    add("--overwrite", action="store_true", help="replace what another run wrote or began")
+    add(
+        "--max-rejects",
+        type=float,
+        default=0.01,
+        metavar="SHARE",
+        help="bad records allowed (0.01)",
+    )
+    add(
+        "--max-file-gb",
+        type=float,
+        default=64,
+        metavar="GB",
+        help="larger outputs are several files",
+    )
+    add(
+        "--shard-mb",
+        type=float,
+        default=64,
+        metavar="MB",
+        help="input a worker takes at a time (64)",
+    )
 
 
 def _pretrain(options: argparse.Namespace) -> int | None:

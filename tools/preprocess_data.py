@@ -1,8 +1,9 @@
-"""Megatron-LM's ``tools/preprocess_data.py`` for the same job: JSON lines to ``.bin/.idx``.
+"""Megatron-LM's ``tools/preprocess_data.py`` for the same job: text to ``.bin/.idx``.
 
-As there, each key goes to ``PREFIX_KEY_document``; ``megatron-dream preprocess`` writes to PREFIX.
+As there, each key goes to ``PREFIX_KEY_document``; ``megatron-dream preprocess`` writes to PREFIX. All
+further flags are its own, such as ``--mpi``:
 
-    python tools/preprocess_data.py --input corpus.jsonl --output-prefix out/corpus \
+    mpirun -n 4 python tools/preprocess_data.py --mpi --input corpus/*.jsonl --output-prefix out/corpus \
         --tokenizer-type HuggingFaceTokenizer --tokenizer-model FOLDER --append-eod --workers 8
 """
 
@@ -15,21 +16,22 @@ TOKENIZER_TYPES = ("HuggingFaceTokenizer", "SentencePieceTokenizer", "GPTSentenc
 
 def main() -> int:
     """Parse Megatron-LM's flags and preprocess every key."""
-    parser = argparse.ArgumentParser(description="Turn JSON lines into .bin/.idx token files.")
+    parser = argparse.ArgumentParser(
+        description="Turn text into .bin/.idx token files.",
+        epilog="Further flags: megatron-dream preprocess --help.",
+        allow_abbrev=False,
+    )
     parser.add_argument("--input", nargs="+", required=True)
     parser.add_argument("--output-prefix", required=True)
     parser.add_argument("--tokenizer-type", choices=TOKENIZER_TYPES, help="told by the path itself")
     parser.add_argument("--tokenizer-model", required=True)
     parser.add_argument("--json-keys", nargs="+", default=["text"])
-    parser.add_argument("--append-eod", action="store_true")
-    parser.add_argument("--workers", default="1")
-    options = parser.parse_args()
-    flags = ["--tokenizer", options.tokenizer_model, "--workers", options.workers]
-    flags += ["--append-eod"] if options.append_eod else []
+    options, further = parser.parse_known_args()
     for key in options.json_keys:
         prefix = f"{options.output_prefix}_{key}_document"
         own = ["--input", *options.input, "--output-prefix", prefix, "--json-key", key]
-        code = run_command(["preprocess", *own, *flags])
+        own += ["--tokenizer", options.tokenizer_model]
+        code = run_command(["preprocess", *own, *further])
         if code:
             return code
     return 0

@@ -14,7 +14,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn, Protocol
 
 import yaml
 
@@ -44,6 +44,37 @@ class Place:
             return f"--{self.path}"
         position = f"{self.file}:{node.start_mark.line + 1}"
         return f"{position}: {self.path}" if self.path else position
+
+
+class OwnForm(Protocol):
+    """A type that is written otherwise than as a mapping of its fields, and reads itself.
+
+    Attributes:
+        description: how it is written, for error messages.
+    """
+
+    description: ClassVar[str]
+
+    @classmethod
+    def from_node(cls, node: yaml.Node, place: Place, converter: Converter) -> Any:
+        """The value of a node; raises ConfigError as ``Converter.convert`` does."""
+
+    def to_plain(self) -> Any:
+        """The plain values that ``from_node`` reads back."""
+
+
+def has_own_form(kind: Any) -> bool:
+    """Whether a type, or a value's type, is one of ``OwnForm``."""
+    return hasattr(kind, "from_node") and hasattr(kind, "to_plain")
+
+
+def to_plain(value: Any) -> Any:
+    """A configuration as plain values that ``Converter`` reads back to an equal one."""
+    if has_own_form(value):
+        return value.to_plain()
+    if dataclasses.is_dataclass(value):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return [to_plain(entry) for entry in value] if isinstance(value, list) else value
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
@@ -100,6 +131,8 @@ def describe(kind: Any) -> str:
         return "one of " + ", ".join(map(str, options))
     if origin is list:
         return f"a list, each entry {describe(options[0])}"
+    if has_own_form(kind):
+        return str(kind.description)
     if dataclasses.is_dataclass(kind):
         return "a mapping of fields"
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
@@ -128,6 +161,8 @@ class Converter:
             if node.tag == _TAG + "null":
                 return None
             kind = next(o for o in typing.get_args(kind) if o is not type(None))
+        if has_own_form(kind):
+            return kind.from_node(node, place, self)
         if dataclasses.is_dataclass(kind):
             return self._dataclass(node, typing.cast(type, kind), place)
         if typing.get_origin(kind) is list:

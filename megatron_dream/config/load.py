@@ -14,7 +14,14 @@ from typing import Any, TypeVar
 
 import yaml
 
-from megatron_dream.config.convert import Converter, Place, field_types, unknown_field
+from megatron_dream.config.convert import (
+    Converter,
+    Place,
+    field_types,
+    has_own_form,
+    to_plain,
+    unknown_field,
+)
 from megatron_dream.config.presets import resolve_model
 from megatron_dream.config.schema import ModelConfig, RunConfig
 from megatron_dream.errors import ConfigError, DataError
@@ -56,7 +63,7 @@ def load_config(
 
 def to_yaml(config: Any) -> str:
     """The whole configuration as YAML that ``load_config`` reads back to an equal one."""
-    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, default_flow_style=False)
+    return yaml.safe_dump(to_plain(config), sort_keys=False, default_flow_style=False)
 
 
 def save_resolved(config: Any, path: Path | str) -> None:
@@ -133,7 +140,7 @@ def _step(target: Any, kind: Any, part: str, name: str, done: str, converter: Co
                 f"{part!r} is none of them; give an existing number or the whole list."
             )
         return typing.get_args(kind)[0]
-    if not dataclasses.is_dataclass(target):
+    if not dataclasses.is_dataclass(target) or has_own_form(target):
         raise ConfigError(
             f"--{name}: {done.rstrip('.')} is a value and has no fields; set it whole."
         )

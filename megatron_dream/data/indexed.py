@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from .. import device
 from ..errors import DataError
-from .token_writer import prefix_path
+from .prefix import prefix_path
 
 if TYPE_CHECKING:
     from megatron.core.datasets.indexed_dataset import IndexedDataset

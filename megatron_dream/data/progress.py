@@ -21,9 +21,15 @@ class PreprocessProgress:
         tokens: written so far.
     """
 
-    def __init__(self, total_bytes: int, stream: TextIO | None = None) -> None:
-        """Report to ``stream`` (standard error) on the way to ``total_bytes`` of input."""
-        self.documents = self.tokens = self._bytes = 0
+    def __init__(
+        self, total_bytes: int, stream: TextIO | None = None, *, done_bytes: int = 0
+    ) -> None:
+        """Report to ``stream`` (standard error) on the way to ``total_bytes`` of input.
+
+        ``done_bytes`` of them were read by an earlier run, and say nothing about this one's speed.
+        """
+        self.documents = self.tokens = 0
+        self._bytes = self._done_before = done_bytes
         self._total = total_bytes
         self._stream = stream or sys.stderr
         self._started = self._last_line = time.monotonic()
@@ -72,7 +78,8 @@ class PreprocessProgress:
 
     def _plain_line(self) -> str:
         share = min(1.0, self._bytes / max(1, self._total))
-        left = self.seconds * (1 - share) / share if share else float("inf")
+        now = self._bytes - self._done_before
+        left = self.seconds * (self._total - self._bytes) / now if now else float("inf")
         return (
             f"{share:.1%} of {self._total / 1e6:,.1f} MB, {self.documents:,} documents, "
             f"{self.tokens:,} tokens, {self.rates()}, about {left:,.0f} s left"

@@ -106,6 +106,14 @@ class Tokenizer(ABC):
             start = match.end()
         return ids + self._checked(self._encode_plain, text[start:])
 
+    def literals_in(self, text: str) -> list[str]:
+        """Special tokens that ``text`` spells out, longest first where they overlap."""
+        return self._literal.findall(text)
+
+    def encode_with_special(self, text: str) -> list[int]:
+        """Ids of ``text`` where literals of special tokens become them, as the library itself does."""
+        return self.encode(text, special="as_token")
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """``encode`` of each text, on as many threads as the library takes."""
         return self._checked(self._encode_plain_batch, list(texts))

@@ -12,9 +12,10 @@ replaced, so a text that holds U+2581 itself comes back as it was (as bytes).
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any
+
+import orjson
 
 from megatron_dream.tokenizer.special import AddedToken
 from megatron_dream.tokenizer.spm_model import BYTE, NORMAL, SpmModel
@@ -76,24 +77,24 @@ def fingerprint_json(tokenizer_json: dict[str, Any]) -> str:
     """
     added = {token["content"]: token["id"] for token in tokenizer_json.get("added_tokens") or []}
     model = dict(tokenizer_json["model"])
-    vocab = model.get("vocab")
+    vocab, merges = model.pop("vocab", None), model.pop("merges", None)
     if isinstance(vocab, dict):
-        model["vocab"] = {text: n for text, n in vocab.items() if added.get(text) != n}
-    if "merges" in model:
-        model["merges"] = merge_pairs(model["merges"])
+        vocab = {text: n for text, n in vocab.items() if added.get(text) != n}
     content = {
         "model": model,
         "added": added,
         "normalizer": tokenizer_json.get("normalizer"),
         "pre_tokenizer": tokenizer_json.get("pre_tokenizer"),
     }
-    text = json.dumps(_without_defaults(content), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+    digest = hashlib.sha256(orjson.dumps(_without_defaults(content), option=orjson.OPT_SORT_KEYS))
+    digest.update(orjson.dumps(vocab, option=orjson.OPT_SORT_KEYS))
+    digest.update(orjson.dumps(merge_pairs(merges or [])))
+    return digest.hexdigest()
 
 
 def merge_pairs(merges: list[Any]) -> list[list[str]]:
     """Merges as pairs, from either spelling (``"a b"`` or ``["a", "b"]``)."""
-    return [list(m.split(" ", 1)) if isinstance(m, str) else list(m) for m in merges]
+    return [m.split(" ", 1) if isinstance(m, str) else list(m) for m in merges]
 
 
 def _without_defaults(value: Any) -> Any:

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import orjson
 import tokenizers
 
 from megatron_dream.errors import TokenizerError
@@ -31,14 +32,7 @@ class HuggingFaceTokenizer(Tokenizer):
         ids = {**vocab, **{token.content: token.id for token in added}}
         added = sorted([*added, *missing_tokens(ids, added, path)], key=lambda token: token.id)
         self._json = {**tokenizer_json, "added_tokens": _entries(tokenizer_json, added)}
-        # `tokenizers` gives an added token the next free id: a gap would shift all that follow.
-        self._library = _build(self._json, path)
-        for token in added:
-            if self._library.token_to_id(token.content) != token.id:
-                raise TokenizerError(
-                    f"{path}: {token.content} cannot have id {token.id}, because ids before it are "
-                    "not used; restore the tokenizer's original added tokens."
-                )
+        _check_added(vocab, added, path)
         super().__init__(path, added, max(*ids.values(), *(token.id for token in added)) + 1)
 
     @classmethod
@@ -46,7 +40,7 @@ class HuggingFaceTokenizer(Tokenizer):
         """Load ``folder``/tokenizer.json."""
         path = Path(folder) / "tokenizer.json"
         try:
-            content = json.loads(path.read_bytes())
+            content = orjson.loads(path.read_bytes())
         except OSError as error:
             raise TokenizerError(
                 f"{path}: the tokenizer cannot be read ({error.strerror}); check the path."
@@ -56,6 +50,36 @@ class HuggingFaceTokenizer(Tokenizer):
                 f"{path}: this is not valid JSON ({error}); copy it again."
             ) from error
         return cls(content, str(path))
+
+    def encode_with_special(self, text: str) -> list[int]:
+        """See the base class; added tokens' own flags (lstrip, normalized, ...) count here."""
+        return self._checked(
+            lambda t: self._library_as_ids.encode(t, add_special_tokens=False).ids, text
+        )
+
+    @cached_property
+    def _library_as_ids(self) -> tokenizers.Tokenizer:
+        return tokenizers.Tokenizer.from_str(
+            json.dumps({**self._json, "truncation": None, "padding": None})
+        )
+
+    @cached_property
+    def _library(self) -> tokenizers.Tokenizer:
+        """Made when first needed: it takes half a second, and many processes only ask for ids."""
+        library = _build(self._json, self.path)
+        for token in self.added_tokens.values():
+            if library.token_to_id(token.content) != token.id:
+                raise _gap(token, self.path)
+        return library
+
+    def warm_up(self) -> None:
+        """Make the library's tokenizer now rather than at the first text."""
+        _ = self._library
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """tokenizer.json's content, Dream's tokens among its added ones."""
+        return self._json
 
     def token_text(self, token_id: int) -> str:
         """See the base class."""
@@ -134,6 +158,24 @@ def _read_tokens(tokenizer_json: Any, path: str) -> tuple[list[AddedToken], dict
     return added, dict(vocab)
 
 
+def _check_added(vocab: dict[str, int], added: list[AddedToken], path: str) -> None:
+    """Refuse gaps: `tokenizers` gives an added token the next free id, which would shift the others."""
+    following = len(vocab)
+    for token in added:
+        if token.content in vocab:
+            continue
+        if token.id != following:
+            raise _gap(token, path)
+        following += 1
+
+
+def _gap(token: AddedToken, path: str) -> TokenizerError:
+    return TokenizerError(
+        f"{path}: {token.content} cannot have id {token.id}, because ids before it are not used; "
+        "restore the tokenizer's original added tokens."
+    )
+
+
 def _entries(tokenizer_json: dict[str, Any], added: list[AddedToken]) -> list[dict[str, Any]]:
     """tokenizer.json's added tokens: those that were there as they were, and the new ones."""
     old = {entry["content"]: entry for entry in tokenizer_json.get("added_tokens") or []}
@@ -149,7 +191,7 @@ def _build(tokenizer_json: dict[str, Any], path: str) -> tokenizers.Tokenizer:
     special = [{**entry, "special": True} for entry in tokenizer_json["added_tokens"]]
     content = {**tokenizer_json, "added_tokens": special, "truncation": None, "padding": None}
     try:
-        library = tokenizers.Tokenizer.from_str(json.dumps(content))
+        library = tokenizers.Tokenizer.from_str(orjson.dumps(content).decode())
     except Exception as error:  # the library raises nothing more precise
         raise TokenizerError(
             f"{path}: the tokenizers library cannot load it ({error}); copy it again."

@@ -1,6 +1,6 @@
-"""Finding and opening text files: JSON Lines, compressed or not, and files of source code.
+"""Finding and opening text for tokenizer training: JSON Lines, compressed or not, and source files.
 
-Used by tokenizer training here and, one step later, by ``data.sources``.
+Preprocessing has readers of its own (``data/readers``), for more formats and for parts of files.
 """
 
 from __future__ import annotations

@@ -1,0 +1,222 @@
+"""Worker processes of one machine: each takes a shard, works alone, and answers with a small record.
+
+The parent only deals and listens, so it never limits the workers. A leader, a process of its own,
+loads the tokenizer once and then forks the workers, which share its memory: with 64 of them a
+vocabulary is held once. (The parent itself must not be forked: it may be inside MPI.)
+"""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from ...errors import DataError, UserError
+from .dealing import Dealer
+from .job import Job
+from .parts import PartRecord
+
+_REPORT_SECONDS = 0.5
+Report = Callable[[int, int, int], None]
+
+
+@dataclass
+class _Worker:
+    pipe: Connection
+    shard: int | None = None  # what it works on
+
+
+class LocalPool:
+    """A context: worker processes, which begin to load as soon as it is made.
+
+    Args:
+        tokenizer_path: what the workers will need.
+        workers: processes.
+    """
+
+    def __init__(self, tokenizer_path: str, workers: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._control, control = context.Pipe()
+        pipes = [context.Pipe() for _ in range(workers)]
+        self._workers = [_Worker(ours) for ours, _ in pipes]
+        theirs = [end for _, end in pipes]
+        self._leader = context.Process(target=_lead, args=(control, theirs, tokenizer_path))
+        self._leader.start()
+        for end in (control, *theirs):
+            end.close()
+
+    def __enter__(self) -> LocalPool:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for connection in (self._control, *(worker.pipe for worker in self._workers)):
+            connection.close()  # workers end at the end of their shard
+        if error[0] is not None and self._leader.pid is not None:
+            self._leader.terminate()
+        self._leader.join()
+
+    def run(
+        self,
+        job: Job,
+        dealer: Dealer,
+        report: Report,
+        finished: Callable[[PartRecord], None],
+        listen: Callable[[], None] | None = None,
+    ) -> None:
+        """Work until the dealer has nothing left and every worker is idle.
+
+        Args:
+            job: what the shards are of.
+            dealer: gives out shards.
+            report: told documents, tokens and bytes as they are done.
+            finished: told of every part that exists now.
+            listen: called often, for messages from elsewhere.
+
+        Raises:
+            UserError: the first one of a worker.
+            DataError: a worker died.
+        """
+        self._control.send(job)
+        for worker in self._workers:
+            self._deal(worker, dealer)
+        while busy := [worker for worker in self._workers if worker.shard is not None]:
+            pipes = {worker.pipe: worker for worker in busy}
+            for pipe in wait(list(pipes), timeout=0.01 if listen else 1.0):
+                self._answer(pipes[pipe], dealer, report, finished)  # type: ignore[index]
+            if listen is not None:
+                listen()
+
+    def _deal(self, worker: _Worker, dealer: Dealer) -> None:
+        worker.shard = dealer.next()
+        if worker.shard is not None:
+            try:
+                worker.pipe.send(worker.shard)
+            except OSError:
+                raise _died(worker) from None
+
+    def _answer(
+        self,
+        worker: _Worker,
+        dealer: Dealer,
+        report: Report,
+        finished: Callable[[PartRecord], None],
+    ) -> None:
+        try:
+            answer = worker.pipe.recv()
+        except (EOFError, OSError):
+            raise _died(worker) from None
+        if isinstance(answer, tuple):
+            report(*answer)
+        elif isinstance(answer, PartRecord):
+            finished(answer)
+            self._deal(worker, dealer)
+        else:
+            raise answer
+
+
+def _died(worker: _Worker) -> DataError:
+    return DataError(
+        f"the worker process of shard {worker.shard} died, most likely for want of memory; run the same "
+        "command again with fewer --workers: it goes on."
+    )
+
+
+def _lead(control: Connection, pipes: Sequence[Connection], tokenizer_path: str) -> None:
+    """The leader: load, wait for the job, fork a worker for each pipe, wait for their end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    from .shard_work import load_encoder_parts
+
+    parts: Any
+    try:
+        parts = load_encoder_parts(tokenizer_path)
+    except UserError as error:
+        parts = error
+    try:
+        job = control.recv()
+    except (EOFError, OSError):
+        return
+    children = []
+    for mine in pipes:
+        child = os.fork()
+        if child == 0:
+            for other in (control, *(pipe for pipe in pipes if pipe is not mine)):
+                other.close()
+            _serve(mine, job, parts)
+            sys.stderr.flush()
+            os._exit(0)
+        children.append(child)
+    for pipe in pipes:
+        pipe.close()
+    signal.signal(signal.SIGTERM, lambda *_: _kill(children))
+    for child in children:
+        os.waitpid(child, 0)
+
+
+def _kill(children: list[int]) -> None:
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+
+
+def _serve(pipe: Connection, job: Job, parts: Any) -> None:
+    """A worker: shard numbers in, reports and records or an error out, until the pipe closes."""
+    from .shard_work import ShardWorker
+
+    worker: ShardWorker | None = None
+    reporter = _Reporter(pipe)
+    while True:
+        try:
+            shard = pipe.recv()
+        except (EOFError, OSError):
+            return
+        answer: Any
+        try:
+            worker = worker or ShardWorker(job, parts)
+            answer = worker.run(shard, reporter.add)
+            reporter.flush()
+        except UserError as error:
+            answer = error
+        except OSError as error:
+            answer = _disk_error(error, job)
+        except Exception:  # a bug: its trace must reach the terminal
+            answer = RuntimeError(traceback.format_exc())
+        try:
+            pipe.send(answer)
+        except OSError:
+            return
+
+
+def _disk_error(error: OSError, job: Job) -> Exception:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return DataError(
+            f"{error.filename or job.parts}: {error.strerror or error}; mend it and run the same "
+            f"command again: it goes on."
+        )
+    return DataError(
+        f"{job.parts}: no space is left on the disk; free some and run the same command again: it goes "
+        f"on from the parts that are done."
+    )
+
+
+class _Reporter:
+    """Adds up what is done and tells the parent twice a second."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe, self._sums, self._last = pipe, [0, 0, 0], time.monotonic()
+
+    def add(self, documents: int, tokens: int, num_bytes: int) -> None:
+        for index, value in enumerate((documents, tokens, num_bytes)):
+            self._sums[index] += value
+        if time.monotonic() - self._last >= _REPORT_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        self._pipe.send(tuple(self._sums))
+        self._sums, self._last = [0, 0, 0], time.monotonic()
