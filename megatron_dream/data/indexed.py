@@ -102,6 +102,13 @@ def inspect_token_files(prefix: Path | str, *, thorough: bool = True) -> TokenFi
     )
 
 
+def read_index(files: TokenFiles) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Length of every document and its byte offset, memory-mapped: int32 and int64 [documents]."""
+    num_documents = (files.idx_bytes - _HEADER.size - 12 * files.num_sequences) // 8
+    lengths, offsets, _ = _read_arrays(files.idx_path, files.num_sequences, num_documents)
+    return lengths, offsets
+
+
 def _read_header(idx: Path) -> tuple[type[np.generic], int, int]:
     with open(idx, "rb") as stream:
         raw = stream.read(_HEADER.size)

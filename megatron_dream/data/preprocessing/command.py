@@ -34,10 +34,40 @@ from .run import run_job
 
 MAX_FILE_BYTES = 64 * 10**9
 MAX_REJECT_SHARE = 0.01
-# Bytes of text a token, for the room that is said beforehand: code and English under tokenizers of
-# 32k to 152k pieces have 3.2 to 4.5 (measured on the standard library with Qwen2's: 3.3).
+# Bytes of text a token, for the room that is said beforehand: 80 MB of Python source have 3.8 under
+# Qwen2's tokenizer; a little less, so that the room is rather too much.
 _BYTES_A_TOKEN = 3.2
 _UNPACKED = {"gz": 5.0, "zst": 5.0, None: 1.0}  # text for each stored byte, about
+
+
+@dataclass(frozen=True)
+class PreprocessOptions:
+    r"""What decides the output beyond inputs and tokenizer.
+
+    Attributes:
+        suffixes: which files of a folder count; default: the data set's, or ``.py``.
+        dataset: a known corpus (readers/corpora.py), which says where its text is.
+        template: instead of a field, such as ``"{question}\n{answer}"``.
+        source: the corpus's name in a recipe; part of every document's id.
+        filters: what documents have to pass.
+        special_tokens_in_text: ``as_text``: a literal such as ``<|im_start|>`` stays the characters it
+            is of; ``as_ids``: it becomes the token, as in Megatron-LM's tool, and is counted.
+        max_file_bytes: more makes several files, ``P_00000`` and so on.
+        max_reject_share: of records that may be bad.
+        shard_bytes: of input, about, a worker takes at a time.
+        limits: of lines, compression and tables.
+    """
+
+    suffixes: Sequence[str] | None = None
+    dataset: str | None = None
+    template: str | None = None
+    source: str = ""
+    filters: Sequence[FilterSpec] = ()
+    special_tokens_in_text: SpecialTokens = "as_text"
+    max_file_bytes: int = MAX_FILE_BYTES
+    max_reject_share: float = MAX_REJECT_SHARE
+    shard_bytes: int = SHARD_BYTES
+    limits: Limits = field(default_factory=Limits)
 
 
 def preprocess(
@@ -48,22 +78,13 @@ def preprocess(
     append_eod: bool = False,
     workers: int = 1,
     *,
-    suffixes: Sequence[str] | None = None,
-    dataset: str | None = None,
-    template: str | None = None,
-    source: str = "",
-    filters: Sequence[FilterSpec] = (),
-    special_tokens_in_text: SpecialTokens = "as_text",
     part: str | None = None,
     use_mpi: bool = False,
     overwrite: bool = False,
-    max_file_bytes: int = MAX_FILE_BYTES,
-    max_reject_share: float = MAX_REJECT_SHARE,
-    shard_bytes: int = SHARD_BYTES,
-    limits: Limits | None = None,
     quiet: bool = False,
+    **options: Any,
 ) -> PreprocessResult | None:
-    r"""Turn text into ``output_prefix``.bin and .idx, byte for byte those of megatron-core's builder.
+    """Turn text into ``output_prefix``.bin and .idx, byte for byte those of megatron-core's builder.
 
     Killed anywhere and called again it goes on; the files do not depend on workers, ranks or
     interruptions.
@@ -75,21 +96,11 @@ def preprocess(
         json_key: the field that holds the text; dotted names reach into fields.
         append_eod: whether every document ends with ``<|endoftext|>``.
         workers: processes (of each rank).
-        suffixes: which files of a folder count; default: the data set's, or ``.py``.
-        dataset: a known corpus (readers/corpora.py), which says where its text is.
-        template: instead of ``json_key``, such as ``"{question}\n{answer}"``.
-        source: the corpus's name in a recipe; part of every document's id.
-        filters: what documents have to pass.
-        special_tokens_in_text: ``as_text``: a literal such as ``<|im_start|>`` stays the characters it
-            is of; ``as_ids``: it becomes the token, as in Megatron-LM's tool, and is counted.
         part: ``I/N``, one task of a job array; nothing is merged.
         use_mpi: share the work out over MPI ranks.
         overwrite: replace what lies there.
-        max_file_bytes: more makes several files, ``P_00000`` and so on.
-        max_reject_share: of records that may be bad.
-        shard_bytes: of input, about, a worker takes at a time.
-        limits: of lines, compression and tables.
         quiet: no progress and no closing lines.
+        options: fields of ``PreprocessOptions``.
 
     Returns:
         What was written; None on MPI ranks other than 0 and in tasks of an array.
@@ -102,23 +113,10 @@ def preprocess(
     started = time.monotonic()
     world = start_mpi() if use_mpi else None
     path = str(tokenizer.path if isinstance(tokenizer, Tokenizer) else tokenizer)
+    chosen = PreprocessOptions(**options)
     with LocalPool(path, workers) as pool:  # loads while this process plans
-        plan = partial(
-            plan_job,
-            inputs,
-            output_prefix,
-            tokenizer,
-            adapter=_adapter(dataset, json_key, template),
-            suffixes=suffixes,
-            shard_bytes=shard_bytes,
-            limits=limits or Limits(),
-            source=source,
-            filters=tuple(filters),
-            append_eod=append_eod,
-            special_tokens_in_text=special_tokens_in_text,
-            max_file_bytes=max_file_bytes,
-            max_reject_share=max_reject_share,
-        )
+        adapter = _adapter(chosen.dataset, json_key, chosen.template)
+        plan = partial(plan_job, inputs, output_prefix, tokenizer, adapter, chosen, append_eod)
         job = from_root(world, plan)
         if not quiet and (world is None or world.Get_rank() == 0):
             print(room_needed(job), file=sys.stderr)
@@ -132,30 +130,30 @@ def plan_job(
     inputs: Sequence[Path | str],
     output_prefix: Path | str,
     tokenizer: Tokenizer | Path | str,
-    *,
     adapter: Adapter,
-    limits: Limits,
-    suffixes: Sequence[str] | None = None,
-    shard_bytes: int = SHARD_BYTES,
-    **fields: Any,
+    options: PreprocessOptions,
+    append_eod: bool,
 ) -> Job:
-    """List the inputs, look at the first records, and cut the work into shards.
-
-    ``fields`` are further ones of ``Job``.
-    """
-    files = list_inputs([str(path) for path in inputs], suffixes or adapter.suffixes or (".py",))
-    check_adapter(files, adapter, limits)
+    """List the inputs, look at the first records, and cut the work into shards."""
+    suffixes = options.suffixes or adapter.suffixes or (".py",)
+    files = list_inputs([str(path) for path in inputs], suffixes)
+    check_adapter(files, adapter, options.limits)
     if not isinstance(tokenizer, Tokenizer):
         tokenizer = load_tokenizer(tokenizer)
     return Job(
         prefix=_checked_prefix(output_prefix),
         files=tuple(files),
-        shards=tuple(plan_shards(files, shard_bytes)),
+        shards=tuple(plan_shards(files, options.shard_bytes)),
         tokenizer_path=str(tokenizer.path),
         tokenizer=TokenizerIdentity.of(tokenizer),
         adapter=adapter,
-        limits=limits,
-        **fields,
+        limits=options.limits,
+        source=options.source,
+        filters=tuple(options.filters),
+        append_eod=append_eod,
+        special_tokens_in_text=options.special_tokens_in_text,
+        max_file_bytes=options.max_file_bytes,
+        max_reject_share=options.max_reject_share,
     )
 
 
