@@ -28,7 +28,7 @@ from .huggingface import HuggingFaceTokenizer
 
 _UNKNOWN, _EQUAL, _DIFFERS = 0, 1, 2
 _NUM_CODE_POINTS = 0x110000
-# gigatoken remembers words and never forgets: 9 bytes for each byte of random words were measured.
+# gigatoken remembers words and never forgets: 7 bytes for each byte of random words were measured.
 _REBUILD_GROWTH = 1 << 29
 _CHECK_BYTES = 1 << 25
 _PAGE = 4096
