@@ -1,9 +1,10 @@
 """Training on one process against plain transformers + torch: tokens/s and peak memory.
 
 Baseline: Qwen2ForCausalLM of transformers with ``is_causal`` off, full logits, torch's cross-entropy and
-AdamW. Same shape, tokens, masks, CART weights, precision (fp32), micro-batches and threads; each side in a
-process of its own, one after the other. Memory is the peak over what weights, gradients and optimizer hold
-(VmHWM, reset after a first tiny step made them).
+AdamW. Same shape, tokens, masks, CART weights, precision (fp32), micro-batches and threads. Each side is a
+process of its own, and they step in turns: the ratio is the median over pairs of neighbouring steps, so
+that a machine whose speed changes changes both. Memory is the peak over what weights, gradients and
+optimizer hold (VmHWM, reset after a first tiny step made them).
 
     python benchmarks/training.py            both vocabularies, about six minutes on 2 cores
 """
@@ -13,12 +14,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,11 +29,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 VOCABULARIES = {151_936: 2.0, 4_096: 1.0}  # size: ratio that is aimed at
 HIDDEN, LAYERS, HEADS, GROUPS, FFN = 256, 8, 4, 2, 704
-ROWS, LENGTH, MICRO_BATCHES, STEPS = 2, 512, 2, 3
+ROWS, LENGTH, MICRO_BATCHES = 2, 512, 2
 
 
-def micro_batches(vocab: int, length: int) -> list[dict[str, torch.Tensor]]:
-    """The same noised rows for both sides, through the product's own data path."""
+def micro_batches(vocab: int, length: int, step: int = 0) -> list[dict[str, torch.Tensor]]:
+    """The same noised rows for both sides, through the product's own data path; new ones each step."""
     from megatron_dream.config.schema import DiffusionConfig
     from megatron_dream.data.batch import BatchLayout, to_batch
     from megatron_dream.data.stream import make_row
@@ -39,7 +41,7 @@ def micro_batches(vocab: int, length: int) -> list[dict[str, torch.Tensor]]:
 
     layout = BatchLayout(ROWS, length, True, True)
     noise, batches = NoiseStream(0), []
-    for number in range(MICRO_BATCHES):
+    for number in range(step * MICRO_BATCHES, (step + 1) * MICRO_BATCHES):
         rows = []
         for ordinal in range(number * ROWS, (number + 1) * ROWS):
             x0 = np.random.default_rng(ordinal).integers(0, vocab - 1, length).astype(np.int32)
@@ -150,35 +152,104 @@ def memory(field: str) -> int:
     raise OSError(f"/proc/self/status has no {field}")
 
 
-def measure(side: str, vocab: int) -> dict[str, Any]:
-    """Run one side: a tiny step for the buffers, a warm-up, then timed steps."""
+def serve(side: str, vocab: int) -> None:
+    """One side: set up and report, then run a step for each line that comes in."""
     step = {"ours": ours, "theirs": theirs}[side](vocab)
     step(micro_batches(vocab, 8))
-    batches = micro_batches(vocab, LENGTH)
     held = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
-    losses, seconds = [step(batches)], []
-    for _ in range(STEPS):
-        started = time.perf_counter()
-        losses.append(step(batches))
-        seconds.append(time.perf_counter() - started)
-    tokens = MICRO_BATCHES * ROWS * LENGTH
-    return {
-        "tokens_per_second": tokens / sorted(seconds)[len(seconds) // 2],
-        "peak_over_held": memory("VmHWM") - held,
-        "first_loss": losses[0],
-    }
+    first_loss = step(micro_batches(vocab, LENGTH))
+    print(json.dumps({"first_loss": first_loss}), flush=True)
+    for number, _ in enumerate(sys.stdin, start=1):
+        batches = micro_batches(vocab, LENGTH, number)
+        is_masked = torch.stack([batch["flags"] & 2 for batch in batches]).bool()
+        wall, cpu = time.perf_counter(), time.process_time()
+        step(batches)
+        found = {
+            "seconds": time.perf_counter() - wall,
+            "cpu_seconds": time.process_time() - cpu,
+            "masked_share": float(is_masked.float().mean()),
+            "peak_over_held": memory("VmHWM") - held,
+        }
+        print(json.dumps(found), flush=True)
 
 
-def run_side(side: str, vocab: int, threads: int) -> dict[str, Any]:
-    """``measure`` in a process of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, __file__, "--side", side, "--vocab", str(vocab)]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise SystemExit(f"{side} at vocabulary {vocab} failed:\n{result.stderr[-2000:]}")
-    found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
-    return found
+class Side:
+    """One side in a process of its own, which steps when told."""
+
+    def __init__(self, name: str, vocab: int, threads: int) -> None:
+        # Threads of the side that waits must sleep, not spin on the cores of the one that works.
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": str(threads),
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "PYTHONWARNINGS": "ignore",
+        }
+        command = [sys.executable, __file__, "--side", name, "--vocab", str(vocab)]
+        self.name, self.steps = name, list[dict[str, float]]()
+        self._errors = tempfile.TemporaryFile("w+")
+        self._process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+        self.first_loss = self._read()["first_loss"]
+
+    def step(self) -> float:
+        """Seconds of one step."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("step\n")
+        self._process.stdin.flush()
+        self.steps.append(self._read())
+        return self.steps[-1]["seconds"]
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+    def median(self, field: str) -> float:
+        """Over the steps."""
+        return statistics.median(step[field] for step in self.steps)
+
+    def _read(self) -> dict[str, float]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                found: dict[str, float] = json.loads(line)
+                return found
+        self._errors.seek(0)
+        raise SystemExit(f"{self.name} failed:\n{self._errors.read()[-2000:]}")
+
+
+def compare(vocab: int, aim: float, threads: int, rounds: int) -> None:
+    """Step both sides in turns and print their figures and the ratios."""
+    theirs, ours = sides = [Side(name, vocab, threads) for name in ("theirs", "ours")]
+    ratios = []
+    for number in range(rounds):
+        pair = sides if number % 2 == 0 else sides[::-1]
+        for side in pair:
+            side.step()
+        ratios.append(theirs.steps[-1]["seconds"] / ours.steps[-1]["seconds"])
+    for side in sides:
+        side.close()
+        tokens = MICRO_BATCHES * ROWS * LENGTH
+        print(
+            f"vocabulary {vocab:7,}  {side.name:6}  {tokens / side.median('seconds'):8.0f} tokens/s  "
+            f"{side.median('cpu_seconds'):6.2f} CPU s a step  "
+            f"peak {side.steps[-1]['peak_over_held'] / 1e6:7.0f} MB  first loss {side.first_loss:.3f}"
+        )
+    masked = statistics.mean(step["masked_share"] for step in ours.steps)
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    peak = ours.steps[-1]["peak_over_held"] / theirs.steps[-1]["peak_over_held"]
+    print(
+        f"vocabulary {vocab:7,}  ratio {middle:.2f} times the baseline's tokens/s (median of {rounds} "
+        f"pairs of steps, quartiles {low:.2f} and {high:.2f}; {masked:.0%} of tokens masked; aim {aim}), "
+        f"{peak:.2f} of its peak memory (aim 0.5 at the large vocabulary)",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -187,25 +258,15 @@ def main() -> None:
     parser.add_argument("--side", choices=("ours", "theirs"))
     parser.add_argument("--vocab", type=int)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, help="pairs of steps (default: 16, at 4,096 40)")
     options = parser.parse_args()
     if options.side:
-        print(json.dumps(measure(options.side, options.vocab)))
+        serve(options.side, options.vocab)
         return
     for vocab, aim in VOCABULARIES.items():
-        if options.vocab and vocab != options.vocab:
-            continue
-        sides = {side: run_side(side, vocab, options.threads) for side in ("theirs", "ours")}
-        for side, found in sides.items():
-            print(
-                f"vocabulary {vocab:7,}  {side:6}  {found['tokens_per_second']:8.0f} tokens/s  "
-                f"peak {found['peak_over_held'] / 1e6:7.0f} MB  first loss {found['first_loss']:.3f}"
-            )
-        speed = sides["ours"]["tokens_per_second"] / sides["theirs"]["tokens_per_second"]
-        peak = sides["ours"]["peak_over_held"] / sides["theirs"]["peak_over_held"]
-        print(
-            f"vocabulary {vocab:7,}  ratio {speed:.2f} times the baseline's tokens/s (aim {aim}), "
-            f"{peak:.2f} of its peak memory (aim 0.5 at the large vocabulary)"
-        )
+        if not options.vocab or vocab == options.vocab:
+            rounds = options.rounds or (16 if vocab > 100_000 else 40)
+            compare(vocab, aim, options.threads, rounds)
 
 
 if __name__ == "__main__":

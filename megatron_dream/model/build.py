@@ -85,7 +85,9 @@ def transformer_config(
         deallocate_pipeline_outputs=on_gpu,
         overlap_p2p_comm=interleaved,
         batch_p2p_comm=not interleaved,
-        bias_activation_fusion=on_gpu,
+        # The local spec brings its own SwiGLU, which this field's name does not tell.
+        use_te_activation_func=spec == "local",
+        bias_activation_fusion=on_gpu and spec != "local",
         bias_dropout_fusion=False,
         apply_rope_fusion=spec == "transformer_engine",
         gradient_accumulation_fusion=False,

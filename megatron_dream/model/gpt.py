@@ -72,6 +72,7 @@ def dream_model_class() -> Any:
                 first_column=tp_group.rank() * weight.shape[0],
                 chunk_rows=min(self.head_chunk_rows, labels_SB.numel()),
                 group=tp_group if tp_group.size() > 1 else None,
+                has_other_use=self.share_embeddings_and_output_weights and self.pre_process,
             )
             batch, length = labels_BS.shape
             rows_BS = (rows % batch) * length + rows // batch

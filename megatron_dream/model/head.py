@@ -9,6 +9,9 @@ max) and dCE/dlogits = e / Z - onehot(label) = (e - Z onehot) / Z. The factor w 
 row and is put on the small side of both products: grad_h = (w / Z) ((e - Z onehot) W), grad_W = (e
 - Z onehot)^T ((w / Z) h).
 
+The table's gradient is the largest tensor of a small model, so each pass over it counts: it goes
+from here into data parallelism's gradient buffer at once, in that buffer's precision.
+
 Shapes: N rows with loss, C rows of a chunk, H hidden, V vocabulary rows of this tensor-parallel
     rank.
 """
@@ -70,22 +73,26 @@ class _MaskedCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any,
         hidden_NH: Tensor,
-        weight_VH: Tensor,
+        table_VH: Tensor,
         labels_N: Tensor,
         row_weight_N: Tensor,
+        num_columns: int,
         first_column: int,
         chunk_rows: int,
         group: dist.ProcessGroup | None,
+        has_other_use: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        num_rows, num_columns = hidden_NH.shape[0], weight_VH.shape[0]
+        num_rows, weight_VH = hidden_NH.shape[0], table_VH[:num_columns]
         needs_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         buffer = hidden_NH.new_empty((chunk_rows, num_columns), dtype=torch.float32)
         cross_entropy_N = buffer.new_empty(num_rows)
         is_correct_N = torch.empty(num_rows, dtype=torch.bool, device=hidden_NH.device)
         grad_hidden_NH = torch.empty_like(hidden_NH) if needs_gradient else None
         grad_weight_VH = (
-            torch.zeros_like(weight_VH, dtype=torch.float32) if needs_gradient else None
+            torch.empty_like(weight_VH, dtype=torch.float32) if needs_gradient else None
         )
+        if num_rows == 0 and grad_weight_VH is not None:
+            grad_weight_VH.zero_()
         local_labels_N = labels_N - first_column
         elsewhere_N = (local_labels_N < 0) | (local_labels_N >= num_columns)
         local_labels_N = local_labels_N.masked_fill(elsewhere_N, -1)
@@ -105,16 +112,23 @@ class _MaskedCrossEntropy(torch.autograd.Function):
             scale_C1 = (row_weight_N[rows] / statistics.normalizer_C).unsqueeze(1)
             if hidden_CH.dtype == torch.float32:
                 grad_hidden_NH[rows] = scale_C1 * (logits_CV @ weight_VH)
-                grad_weight_VH.addmm_(logits_CV.t(), scale_C1 * hidden_CH)
+                # beta = 0 ignores what the fresh tensor holds.
+                grad_weight_VH.addmm_(
+                    logits_CV.t(), scale_C1 * hidden_CH, beta=0.0 if start == 0 else 1.0
+                )
             else:
                 # Scaled first: (e - Z onehot) / Z lies in [-1, 1], where low precision is at its
                 # best.
                 grad_logits_CV = logits_CV.mul_(scale_C1).to(hidden_CH.dtype)
                 grad_hidden_NH[rows] = grad_logits_CV @ weight_VH
-                grad_weight_VH += (grad_logits_CV.t() @ hidden_CH).float()
+                part_VH = grad_logits_CV.t() @ hidden_CH
+                if start == 0:
+                    grad_weight_VH.copy_(part_VH)
+                else:
+                    grad_weight_VH.add_(part_VH)
         if needs_gradient:
             ctx.save_for_backward(grad_hidden_NH, grad_weight_VH)
-        ctx.weight_dtype = weight_VH.dtype
+        ctx.table, ctx.has_other_use = table_VH, has_other_use
         ctx.mark_non_differentiable(cross_entropy_N, is_correct_N)
         return (cross_entropy_N * row_weight_N).sum(), cross_entropy_N, is_correct_N
 
@@ -123,8 +137,32 @@ class _MaskedCrossEntropy(torch.autograd.Function):
         grad_hidden_NH, grad_weight_VH = ctx.saved_tensors
         upstream = grad_outputs[0]
         grad_hidden = grad_hidden_NH * upstream.to(grad_hidden_NH.dtype)
-        grad_weight = (grad_weight_VH * upstream).to(ctx.weight_dtype)
-        return grad_hidden, grad_weight, None, None, None, None, None
+        grad_table = None
+        if ctx.needs_input_grad[1]:
+            grad_table = _give_table_gradient(
+                ctx.table, grad_weight_VH, upstream, ctx.has_other_use
+            )
+        return grad_hidden, grad_table, *(None,) * 7
+
+
+def _give_table_gradient(
+    table_VH: Tensor, grad_VH: Tensor, upstream: Tensor, has_other_use: bool
+) -> Tensor | None:
+    """Add ``upstream * grad_VH`` to the gradient buffer, or return it where there is none.
+
+    With a buffer, autograd must still pass over the parameter, since data parallelism waits for
+    that: another use of the table sees to it, or a tensor that nobody reads.
+    """
+    buffer = getattr(table_VH, "main_grad", None)
+    if buffer is None:
+        grad_table = torch.zeros_like(table_VH)
+        torch.mul(grad_VH, upstream, out=grad_table[: grad_VH.shape[0]])
+        return grad_table
+    buffer[: grad_VH.shape[0]].add_(grad_VH.mul_(upstream))
+    if has_other_use:
+        return None
+    table_VH.grad_added_to_main_grad = True  # read by megatron-core's hook
+    return torch.empty_like(table_VH)
 
 
 def masked_cross_entropy(
@@ -137,26 +175,35 @@ def masked_cross_entropy(
     first_column: int = 0,
     chunk_rows: int = 256,
     group: dist.ProcessGroup | None = None,
+    has_other_use: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Weighted sum of cross-entropies of N rows, without ever holding N x V logits.
 
     Args:
         hidden_NH: rows to predict from. Its gradient is this rank's part of the sum over the
             vocabulary.
-        weight_VH: this rank's rows of the output table, padding rows included.
+        weight_VH: this rank's rows of the output table, padding rows included. Where it has
+            megatron-core's ``main_grad``, its gradient goes there and not to ``grad``.
         labels_N: global token ids.
         row_weight_N: fp32 weight of each row.
         vocab_size: real size; padding rows of the table take no part in the softmax.
         first_column: id of this rank's first row of the table.
         chunk_rows: rows of logits alive at once.
         group: tensor-parallel group, or None where the table is whole.
+        has_other_use: the table is this stage's embedding too and gets a gradient from there.
 
     Returns:
         (loss sum [] with gradient, cross-entropy [N], is_correct [N]).
     """
     num_columns = max(0, min(weight_VH.shape[0], vocab_size - first_column))
-    if num_columns < weight_VH.shape[0]:
-        weight_VH = weight_VH[:num_columns]
     return _MaskedCrossEntropy.apply(
-        hidden_NH, weight_VH, labels_N, row_weight_N, first_column, chunk_rows, group
+        hidden_NH,
+        weight_VH,
+        labels_N,
+        row_weight_N,
+        num_columns,
+        first_column,
+        chunk_rows,
+        group,
+        has_other_use,
     )

@@ -1,8 +1,8 @@
 """Layer specs: which module does what in a transformer layer.
 
-``local``: megatron-core's own parallel linear layers with this package's attention and RMSNorm;
-runs anywhere. ``transformer_engine``: fused FP8-capable layers on a GPU, megatron-core's own spec
-with the attention's mask type changed from causal.
+``local``: megatron-core's own parallel linear layers with this package's attention, rotation, SwiGLU
+and RMSNorm; runs anywhere. ``transformer_engine``: fused FP8-capable layers on a GPU, megatron-core's
+own spec with the attention's mask type changed from causal.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from typing import Any
 from ..config.schema import LayerSpec, ModelConfig, Objective
 from ..device import has_transformer_engine
 from ..errors import MissingDependencyError
+from .activation import SwiGLU
 from .attention import SegmentAttention
 from .norm import RMSNorm
+from .rotary import self_attention_class
 
 # Checkpoints name norms as Transformer Engine does, which fuses them into the layer that follows, so
 # that either spec reads what the other wrote.
@@ -54,7 +56,7 @@ def _mask_type(objective: Objective) -> Any:
 def _local_layer(objective: Objective) -> Any:
     from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
     from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
-    from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+    from megatron.core.transformer.attention import SelfAttentionSubmodules
     from megatron.core.transformer.mlp import MLP, MLPSubmodules
     from megatron.core.transformer.spec_utils import ModuleSpec
     from megatron.core.transformer.transformer_layer import (
@@ -67,13 +69,15 @@ def _local_layer(objective: Objective) -> Any:
         core_attention=SegmentAttention,
         linear_proj=RowParallelLinear,
     )
-    mlp = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+    mlp = MLPSubmodules(
+        linear_fc1=ColumnParallelLinear, activation_func=SwiGLU, linear_fc2=RowParallelLinear
+    )
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
             input_layernorm=RMSNorm,
             self_attention=ModuleSpec(
-                module=SelfAttention,
+                module=self_attention_class(),
                 params={"attn_mask_type": _mask_type(objective)},
                 submodules=attention,
             ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -18,23 +19,46 @@ class UpdateResult(NamedTuple):
     grad_norm: float
 
 
+@cache
+def _data_parallel_class(is_alone: bool) -> Any:
+    """megatron-core's wrapper; where the group is one process, without its collectives.
+
+    gloo copies the whole buffer for a reduce-scatter and an all-gather with nobody.
+    """
+    from megatron.core.distributed import DistributedDataParallel
+
+    class AloneDataParallel(DistributedDataParallel):
+        """Gradients and parameters are already where an exchange would put them."""
+
+        def start_param_sync(self, *_: Any, **__: Any) -> None:
+            """Nothing to gather."""
+
+        def start_grad_sync(self, *_: Any) -> None:
+            """Nothing to add."""
+
+        def finish_grad_sync(self, force_all_reduce: bool | None = False) -> None:
+            """Nothing to wait for."""
+
+    return AloneDataParallel if is_alone else DistributedDataParallel
+
+
 def wrap_data_parallel(chunks: list[Any], config: RunConfig) -> list[Any]:
     """Wrap model chunks in megatron-core's mixed-precision and data-parallel modules.
 
     Afterwards the chunks' TransformerConfig carries the hooks that the schedules call.
     """
-    from megatron.core.distributed import (
-        DistributedDataParallel,
-        DistributedDataParallelConfig,
-        finalize_model_grads,
-    )
+    from megatron.core import parallel_state
+    from megatron.core.distributed import DistributedDataParallelConfig, finalize_model_grads
     from megatron.core.transformer.module import Float16Module
 
     parallel = config.parallel
+    is_alone = parallel_state.get_data_parallel_world_size(with_context_parallel=True) == 1
+    overlaps_reduce = parallel.overlap_grad_reduce and not is_alone
+    overlaps_gather = parallel.overlap_param_gather and not is_alone
     ddp_config = DistributedDataParallelConfig(
         grad_reduce_in_fp32=parallel.grad_reduce_in_fp32,
-        overlap_grad_reduce=parallel.overlap_grad_reduce,
-        overlap_param_gather=parallel.overlap_param_gather,
+        overlap_grad_reduce=overlaps_reduce,
+        overlap_param_gather=overlaps_gather,
         use_distributed_optimizer=parallel.use_distributed_optimizer,
         bucket_size=parallel.bucket_size,
         check_for_nan_in_grad=False,  # raises on one rank while the others hang; step() checks
@@ -43,7 +67,7 @@ def wrap_data_parallel(chunks: list[Any], config: RunConfig) -> list[Any]:
     for index, chunk in enumerate(chunks):
         inner = Float16Module(chunk.config, chunk) if config.training.precision == "bf16" else chunk
         wrapped.append(
-            DistributedDataParallel(
+            _data_parallel_class(is_alone)(
                 config=chunk.config,
                 ddp_config=ddp_config,
                 module=inner,
@@ -54,13 +78,13 @@ def wrap_data_parallel(chunks: list[Any], config: RunConfig) -> list[Any]:
         model.broadcast_params()
     transformer = chunks[0].config
     transformer.finalize_model_grads_func = finalize_model_grads
-    if parallel.overlap_grad_reduce:
+    if overlaps_reduce:
         transformer.no_sync_func = [model.no_sync for model in wrapped]
         transformer.grad_sync_func = [model.start_grad_sync for model in wrapped]
-    if parallel.overlap_grad_reduce and len(wrapped) == 1:
+    if overlaps_reduce and len(wrapped) == 1:
         transformer.no_sync_func = transformer.no_sync_func[0]
         transformer.grad_sync_func = transformer.grad_sync_func[0]
-    if parallel.overlap_param_gather:
+    if overlaps_gather:
         sync = [model.start_param_sync for model in wrapped]
         transformer.param_sync_func = sync if len(wrapped) > 1 else sync[0]
     return wrapped
@@ -88,7 +112,7 @@ def build_optimizer(wrapped: list[Any], config: RunConfig) -> Any:
         bf16=is_bf16,
         params_dtype=torch.bfloat16 if is_bf16 else torch.float32,
         use_distributed_optimizer=config.parallel.use_distributed_optimizer,
-        overlap_param_gather=config.parallel.overlap_param_gather,
+        overlap_param_gather=wrapped[0].ddp_config.overlap_param_gather,
     )
     transformer = wrapped[0].config
     optimizer = get_megatron_optimizer(

@@ -84,6 +84,28 @@ def test_without_gradient_nothing_is_kept_for_one() -> None:
     assert not loss.requires_grad
 
 
+@pytest.mark.parametrize("has_other_use", [False, True])
+@pytest.mark.parametrize("rows", [0, 9])
+def test_table_gradient_goes_to_the_buffer_of_data_parallelism(
+    rows: int, has_other_use: bool
+) -> None:
+    hidden, table, labels, weights = inputs(rows, 5, 13, 11)
+    plain = table.clone().requires_grad_()
+    reference(hidden, plain, labels, weights, 11)[0].mul(3.0).backward()
+    table.requires_grad_()
+    table.main_grad = torch.ones_like(table)  # what another micro-batch left
+    loss, _, _ = masked_cross_entropy(
+        hidden, table, labels, weights, vocab_size=11, chunk_rows=4, has_other_use=has_other_use
+    )
+    other = (table * 7.0).sum() if has_other_use else torch.zeros(())
+    (3.0 * loss + other).backward()
+    torch.testing.assert_close(table.main_grad, 1.0 + plain.grad, rtol=1e-5, atol=1e-5)
+    if has_other_use:  # autograd brings the other use's gradient alone
+        assert torch.equal(table.grad, torch.full_like(table, 7.0))
+    else:  # megatron-core's hook is called and told that the gradient is in the buffer
+        assert table.grad is not None and table.grad_added_to_main_grad
+
+
 class LogitsBytes(TorchDispatchMode):
     """Largest tensor whose last dimension is the vocabulary."""
 
