@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("cart.py", "training.py")
+BENCHMARKS = ("cart.py", "training.py", "blend_index.py")
 
 
 def main() -> int:

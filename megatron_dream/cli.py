@@ -315,6 +315,24 @@ def _fill_pretrain(parser: _Parser) -> None:
     parser.add_argument("--print-config", action="store_true", help="print it resolved, and stop")
 
 
+def _build_index(options: argparse.Namespace) -> int:
+    from megatron_dream.config.load import load_config
+    from megatron_dream.training.run import build_index
+
+    return build_index(load_config(options.config, options.overrides), options.token_budget)
+
+
+def _fill_build_index(parser: _Parser) -> None:
+    parser.set_defaults(takes_overrides=True)
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE.yaml")
+    parser.add_argument(
+        "--token-budget",
+        type=lambda text: int(float(text)),
+        metavar="N",
+        help="tokens to plan for, such as 322e9 (default: those of the run's steps)",
+    )
+
+
 def _status(options: argparse.Namespace) -> None:
     from megatron_dream.training.status import run_status
 
@@ -408,6 +426,7 @@ def _fill_sample(parser: _Parser) -> None:
 VERBS: dict[str, tuple[Handler, Callable[[_Parser], None], str]] = {
     "doctor": (_doctor, _fill_doctor, "show what is installed and what it enables"),
     "preprocess": (_preprocess, _fill_preprocess, "turn text into .bin/.idx token files"),
+    "build-index": (_build_index, _fill_build_index, "build a run's data indices beforehand"),
     "pretrain": (_pretrain, _fill_pretrain, "train, objective ar or diffusion"),
     "status": (_status, _fill_status, "show step, time left, last checkpoint and fault of a run"),
     "import-hf": (_import_hf, _fill_import_hf, "turn a Hugging Face folder into a checkpoint"),

@@ -33,7 +33,9 @@ class CheckpointMetadata:
     objective: str = "diffusion"
     shift: bool = True
     step: int = 0
-    consumed_samples: int = 0  # ordinals of finished updates
+    consumed_samples: int = 0  # ordinals of finished updates, of the present stream
+    new_stream: int = 0  # number of the present stream over the data
+    earlier_samples: int = 0  # consumed of streams before it
     skipped_ranges: list[list[int]] = dataclasses.field(default_factory=list)  # [first, end)
     index_hash: str | None = None
     diffusion: dict[str, Any] = dataclasses.field(default_factory=dict)  # DiffusionConfig

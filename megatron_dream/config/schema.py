@@ -84,6 +84,8 @@ class DataConfig:
     seed: int = 1234  # order of documents and rows, and noise
     num_workers: int = 2  # loader processes a reading rank; 0: in the training process
     cache_folder: str | None = None  # indices; default: beside the first prefix
+    build_index_in_job: bool = False  # also in a job of more than 8 ranks
+    new_stream: int = 0  # 1, 2, ...: the data again from ordinal 0, in another order
 
 
 @dataclass

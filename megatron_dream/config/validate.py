@@ -61,6 +61,7 @@ RANGES = MappingProxyType(
         "data.random_length": SHARE,
         "data.seed": SEED,
         "data.num_workers": NOT_NEGATIVE,
+        "data.new_stream": NOT_NEGATIVE,
         "diffusion.cart_p": SHARE_ABOVE_ZERO,
         "diffusion.t_min": OPEN_SHARE,
         "diffusion.anneal_steps": NOT_NEGATIVE,

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..config.schema import DataConfig, RunConfig, SourceConfig
 from ..errors import ConfigError, DataError
 from ..tokenizer.base import Tokenizer
-from .cache import default_cache_folder, digest_of, make_cache_folder
+from .cache import (
+    INDEX_WAIT_SECONDS,
+    default_cache_folder,
+    digest_of,
+    make_cache_folder,
+)
 from .indexed import check_sidecar, inspect_token_files
 from .order import BlendOrder
 from .pretrain import BlendRows, SourceRows, TokenIds
-from .stream import NoisedStream
+from .stream import NoisedStream, stream_seed
+
+MAX_BUILDING_RANKS = 8  # of a job that builds its own indices: as many as wait on one node
 
 
 def build_streams(
@@ -25,6 +33,10 @@ def build_streams(
     valid_samples: int = 0,
     barrier: Callable[[], object] | None = None,
     is_builder: bool = True,
+    is_checker: bool = True,
+    num_ranks: int = 1,
+    wait_seconds: float = INDEX_WAIT_SECONDS,
+    report: Callable[[str], object] = lambda line: None,
 ) -> tuple[NoisedStream, NoisedStream | None, str]:
     """Open, index and blend a run's token files.
 
@@ -37,40 +49,61 @@ def build_streams(
         stage: part of the noise's key.
         train_samples: ordinals planned, skipped ones included; more of them later change nothing.
         valid_samples: ordinals of a validation; 0 or no data.valid: no validation stream.
-        barrier: waits for all processes; called once, after the builders are done.
+        barrier: waits for all processes; called when the builders are done, and when the checkers
+            are.
         is_builder: whether this process writes missing indices: one a node, or one in all where the
             cache folder is shared.
+        is_checker: whether it compares the indices' checksums, one a node; others look at sizes.
+        num_ranks: processes of the job; a large one does not build unless
+            ``data.build_index_in_job`` says so.
+        wait_seconds: how long a shared file system may take to show what was built.
+        report: is told of every index built.
 
     Returns:
         Training stream, validation stream or None, and the index hash, which a checkpoint stores;
         it does not depend on ``train_samples``.
 
     Raises:
-        DataError: files that are missing, foreign, truncated, too small or of another tokenizer.
-        ConfigError: data.train is empty.
+        DataError: files that are missing, foreign, truncated, too small or of another tokenizer;
+            an index that does not become whole.
+        ConfigError: data.train is empty, or an index is missing that this job may not build.
     """
-    data = config.data
-    if not data.train:
+    if not config.data.train:
         raise ConfigError("data.train lists no source; give at least one prefix of token files.")
+    # Validation is that of stream 0, so that its losses compare.
+    data = dataclasses.replace(
+        config.data, seed=stream_seed(config.data.seed, config.data.new_stream)
+    )
     folder = Path(data.cache_folder or default_cache_folder(data.train[0].prefix))
-    if is_builder:
-        make_cache_folder(folder)
     per_sample = 2 if config.diffusion.complementary else 1
     train = _blend(
         data, data.train, "train", -(-train_samples // per_sample), tokenizer, folder, is_builder
     )
     valid = None
     if data.valid and valid_samples:
-        valid = _blend(data, data.valid, "valid", valid_samples, tokenizer, folder, is_builder)
+        valid = _blend(
+            config.data, data.valid, "valid", valid_samples, tokenizer, folder, is_builder
+        )
+    blends = [blend for blend in (train, valid) if blend is not None]
+    missing = [index for index in _indices(blends) if not index.is_built]
+    if missing and num_ranks > MAX_BUILDING_RANKS and not config.data.build_index_in_job:
+        raise ConfigError(
+            f"{len(missing)} indices of the data are missing in {folder}, and {num_ranks} processes "
+            f"would wait for one to build them; run `megatron-dream build-index --config FILE.yaml` "
+            f"with this run's configuration first, or set data.build_index_in_job: true."
+        )
     if is_builder:
-        for blend in (train, valid):
-            _build(blend)
+        _build(missing, folder, report)
+    if barrier is not None:
+        barrier()
+    for index in _indices(blends):
+        index.check(with_content=is_checker, wait_seconds=wait_seconds)
     if barrier is not None:
         barrier()
     return (
-        _stream(config, train, tokenizer, stage, "train"),
-        None if valid is None else _stream(config, valid, tokenizer, stage, "valid"),
-        _index_hash(config, train),
+        _stream(config, data, train, tokenizer, stage, "train"),
+        None if valid is None else _stream(config, config.data, valid, tokenizer, stage, "valid"),
+        _index_hash(config, data, train),
     )
 
 
@@ -112,27 +145,43 @@ def _blend(
     return BlendRows(sources, order, ids.bos_id if data.bos_per_sample else None)
 
 
-def _build(blend: BlendRows | None) -> None:
-    if blend is None:
-        return
-    for source in blend.sources:
-        source.build()
-    blend.order.build()
+def _indices(blends: Sequence[BlendRows]) -> list[SourceRows | BlendOrder]:
+    """Everything that is built beforehand, in order."""
+    indices: list[SourceRows | BlendOrder] = []
+    for blend in blends:
+        indices += [*blend.sources, blend.order]
+    return indices
+
+
+def _build(
+    missing: Sequence[SourceRows | BlendOrder], folder: Path, report: Callable[[str], object]
+) -> None:
+    make_cache_folder(folder)
+    for index in missing:
+        started = time.monotonic()
+        index.build()
+        made = index.folder if isinstance(index, SourceRows) else index.folder()
+        size = sum(file.stat().st_size for file in made.iterdir())
+        report(f"{made}: {size / 1e6:,.1f} MB in {time.monotonic() - started:,.1f} s")
 
 
 def _stream(
-    config: RunConfig, rows: BlendRows, tokenizer: Tokenizer, stage: str, split: str
+    config: RunConfig,
+    data: DataConfig,
+    rows: BlendRows,
+    tokenizer: Tokenizer,
+    stage: str,
+    split: str,
 ) -> NoisedStream:
-    data, diffusion = config.data, config.diffusion
+    diffusion = config.diffusion
     if split == "valid":
         data = dataclasses.replace(data, random_length=0.0)
         diffusion = dataclasses.replace(diffusion, complementary=False)
     return NoisedStream(rows, token_ids(tokenizer), data, diffusion, stage=stage, split=split)
 
 
-def _index_hash(config: RunConfig, train: BlendRows) -> str:
-    """Which clean row stands at which ordinal, as one hex string."""
-    data = config.data
+def _index_hash(config: RunConfig, data: DataConfig, train: BlendRows) -> str:
+    """Which clean row stands at which ordinal, as one hex string; a stream's seed is part of it."""
     total = sum(train.order.weights)
     return digest_of(
         {

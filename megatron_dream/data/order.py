@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from .. import device
 from ..diffusion.noise import EPOCH_ORDER, philox_words, stage_word
-from ..errors import DataError
-from .cache import digest_of, publish_folder
+from .blend_table import BlendTable, shares_of, table_size, write_table
+from .cache import await_folder, digest_of, publish_folder
 
 _NUM_ROUNDS = 6
-_MAX_SOURCES = 32767  # megatron-core's dataset index is int16
+_TABLE_FORMAT = 2
 _MASK64 = 2**64 - 1
 
 
@@ -73,18 +73,10 @@ def blend_arrays(
     Raises:
         DataError: no source, too many, or a weight that is not positive.
     """
-    if not 0 < len(weights) <= _MAX_SOURCES:
-        raise DataError(
-            f"A blend has {len(weights)} sources; give 1 to {_MAX_SOURCES}, merging files if there "
-            f"are more."
-        )
-    if any(not np.isfinite(weight) or weight <= 0 for weight in weights):
-        raise DataError(f"Weights {list(weights)} of a blend must be positive; drop or mend those.")
+    shares = shares_of(weights)
     device.import_megatron()
     from megatron.core.datasets import helpers
 
-    shares = np.asarray(weights, dtype=np.float64)
-    shares = shares / shares.sum()
     source, index = np.zeros(size, dtype=np.int16), np.zeros(size, dtype=np.int64)
     helpers.build_blending_indices(source, index, shares, len(weights), size, False)
     return source, index
@@ -93,31 +85,66 @@ def blend_arrays(
 class BlendOrder:
     """(source, index inside that source) by ordinal.
 
-    One source needs no table. More get megatron-core's, memory-mapped from the cache folder where
-    there is one.
+    One source needs no table. More get megatron-core's order, memory-mapped from the cache folder
+    where there is one. A table for more samples serves as well: it begins with this one.
 
     Args:
         weights: of the sources, any positive scale.
         size: ordinals planned.
         cache_folder: where tables lie, or None to keep this one in memory.
+
+    Raises:
+        DataError: no source, too many, or a weight that is not positive.
     """
 
     def __init__(
         self, weights: Sequence[float], size: int, cache_folder: Path | None = None
     ) -> None:
         self.weights, self.size = [float(weight) for weight in weights], size
-        digest = digest_of([self.weights, size])[:16]
-        self._folder = cache_folder and cache_folder / f"blend-{digest}"
+        self._shares = shares_of(self.weights)
+        digest = digest_of([_TABLE_FORMAT, [share.hex() for share in self._shares.tolist()]])
+        self._cache_folder, self._name = cache_folder, f"blend-{digest[:16]}"
+        self._table_size = table_size(size, len(self.weights))
         self._arrays: tuple[NDArray[np.int16], NDArray[np.int64]] | None = None
+        self._table: BlendTable | None = None
+
+    @property
+    def needs_table(self) -> bool:
+        """Whether there is anything to build."""
+        return len(self.weights) > 1 and self._cache_folder is not None
+
+    @property
+    def is_built(self) -> bool:
+        """Whether a table that is long enough lies there."""
+        return not self.needs_table or self.folder().exists()
+
+    def folder(self) -> Path:
+        """Of the shortest table that is long enough; where it would be if there is none."""
+        if self._cache_folder is None:
+            raise ValueError("a blend order in memory has no folder")
+        sizes = [self._table_size]
+        for found in self._cache_folder.glob(f"{self._name}-*"):
+            ending = found.name.rpartition("-")[2]
+            if ending.isdecimal() and int(ending) >= self.size:
+                sizes.append(int(ending))
+        ordered = [self._cache_folder / f"{self._name}-{size}" for size in sorted(sizes)]
+        return next((path for path in ordered if path.exists()), ordered[0])
 
     def build(self) -> None:
         """Write the table if it is missing; for one process a node."""
-        if len(self.weights) == 1 or not self._folder or self._folder.exists():
+        if self.is_built or self._cache_folder is None:
             return
-        source, index = blend_arrays(self.weights, self.size)
-        with publish_folder(self._folder) as folder:
-            np.save(folder / "source.npy", source)
-            np.save(folder / "index.npy", index)
+        with publish_folder(self._cache_folder / f"{self._name}-{self._table_size}") as folder:
+            write_table(folder, self._shares, self._table_size)
+
+    def check(self, *, with_content: bool, wait_seconds: float) -> None:
+        """Wait until the table is there and whole (``await_folder``).
+
+        Raises:
+            DataError: it is not, after ``wait_seconds``.
+        """
+        if self.needs_table:
+            await_folder(self.folder, with_content=with_content, wait_seconds=wait_seconds)
 
     def __getitem__(self, ordinal: int) -> tuple[int, int]:
         """Source and index inside it.
@@ -129,18 +156,14 @@ class BlendOrder:
             raise IndexError(f"Ordinal {ordinal} is outside the {self.size} planned samples.")
         if len(self.weights) == 1:
             return 0, ordinal
+        if self._cache_folder is not None:
+            if self._table is None:
+                self._table = BlendTable(self.folder())
+            return self._table[ordinal]
         if self._arrays is None:
-            self._arrays = self._load()
+            self._arrays = blend_arrays(self.weights, self.size)
         source, index = self._arrays
         return int(source[ordinal]), int(index[ordinal])
 
-    def _load(self) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
-        if not self._folder:
-            return blend_arrays(self.weights, self.size)
-        source, index = (
-            np.load(self._folder / f"{n}.npy", mmap_mode="r") for n in ("source", "index")
-        )
-        return source, index
-
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_arrays": None}
+        return {**self.__dict__, "_arrays": None, "_table": None}

@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 from .. import device
 from ..errors import DataError
 from ..files import sha256_file
-from .cache import digest_of, publish_folder
+from .cache import await_folder, digest_of, publish_folder
 from .indexed import TokenFiles, open_indexed
 from .order import BlendOrder, epoch_position
 
 if TYPE_CHECKING:
     from megatron.core.datasets.gpt_dataset import GPTDataset
 
+_INDEX_FORMAT = 2
 _INDEX_PARTS = ("document_index", "sample_index", "shuffle_index")
 
 
@@ -106,13 +107,18 @@ class SourceRows:
             )
         stat = files.idx_path.stat()
         identity = [str(files.prefix.absolute()), files.bin_bytes, stat.st_size, stat.st_mtime_ns]
-        digest = digest_of([*identity, row_tokens, position, seed, split])[:16]
+        digest = digest_of([_INDEX_FORMAT, *identity, row_tokens, position, seed, split])[:16]
         self.folder = cache_folder / f"{files.prefix.name}-{digest}"
         self._dataset: GPTDataset | None = None
 
+    @property
+    def is_built(self) -> bool:
+        """Whether an index lies there."""
+        return self.folder.exists()
+
     def build(self) -> None:
         """Write the index if it is missing; for one process a node."""
-        if self.folder.exists():
+        if self.is_built:
             return
         with _quiet("megatron.core.datasets.gpt_dataset"):  # it warns that it saves nothing itself
             dataset = self._gpt_dataset(defer=False)
@@ -121,6 +127,14 @@ class SourceRows:
                 np.save(folder / f"{part}.npy", getattr(dataset, part))
             identity = {"idx_sha256": sha256_file(self.files.idx_path)}
             (folder / "identity.json").write_text(json.dumps(identity), encoding="utf-8")
+
+    def check(self, *, with_content: bool, wait_seconds: float) -> None:
+        """Wait until the index is there and whole (``await_folder``).
+
+        Raises:
+            DataError: it is not, after ``wait_seconds``.
+        """
+        await_folder(lambda: self.folder, with_content=with_content, wait_seconds=wait_seconds)
 
     def identity(self) -> dict[str, Any]:
         """What tells this source from another, wherever it lies; needs ``build``."""
@@ -199,11 +213,13 @@ class SourceRows:
             reset_attention_mask=False,
             eod_mask_loss=False,
         )
-        documents = np.arange(self.files.num_sequences, dtype=np.int32)
+        # All documents, where an index is built; a process that reads one needs no such array
+        count = 0 if defer else self.files.num_sequences
+        documents = np.arange(count, dtype=np.int32)
         dataset = GPTDataset(
             open_indexed(self.files),
             str(self.files.prefix),
-            documents if not defer else documents[:0],
+            documents,
             None,
             Split[self.split],
             config,

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config.schema import DataConfig, DiffusionConfig
-from ..diffusion.noise import NoiseStream
+from ..diffusion.noise import NoiseStream, stage_word
 from ..diffusion.rows import Objective, complement_time, noise_row, row_flags, segment_starts
+from ..errors import ConfigError
 from .pretrain import TokenIds
 
 
@@ -50,6 +51,20 @@ class CleanRows(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, n: int) -> tuple[NDArray[np.int32], int]: ...
+
+
+def stream_seed(seed: int, number: int) -> int:
+    """Seed of one of the streams over the same data, which keys order and noise alike.
+
+    Stream 0 has the configured seed; stream N the first 8 bytes, little endian, of
+    sha256("SEED/new_stream/N"). Through it N enters the index hash.
+
+    Raises:
+        ConfigError: ``number`` is negative.
+    """
+    if number < 0:
+        raise ConfigError(f"data.new_stream is {number}; give 0 or more.")
+    return seed if number == 0 else stage_word(f"{seed}/new_stream", str(number))
 
 
 def objective_of(diffusion: DiffusionConfig) -> Objective:

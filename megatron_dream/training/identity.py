@@ -35,6 +35,7 @@ def run_metadata(
         num_tokens=tokenizer.vocab_size,
         objective=config.diffusion.objective,
         index_hash=index_hash,
+        new_stream=config.data.new_stream,
         diffusion=dataclasses.asdict(config.diffusion),
         optimizer=config.optimizer.optimizer,
         use_distributed_optimizer=config.parallel.use_distributed_optimizer,
@@ -100,8 +101,11 @@ def check_resume(saved: CheckpointMetadata, here: CheckpointMetadata, folder: st
     Raises:
         CheckpointError: names both values.
     """
-    names = ["shift", "mask_token_id", "tokenizer_fingerprint", "objective", "index_hash"]
+    names = ["shift", "mask_token_id", "tokenizer_fingerprint", "objective"]
     names += ["optimizer", "use_distributed_optimizer"]
+    names += ["new_stream" if here.new_stream < saved.new_stream else "index_hash"]
+    if here.new_stream > saved.new_stream:
+        names.remove("index_hash")  # other data, or the same in another order: what it is for
     found = _model_differences(saved.model, here.model) or _differences(saved, here, names)
     found = found or _diffusion_differences(saved.diffusion, here.diffusion)
     if found:

@@ -197,7 +197,8 @@ class TrainingLoop:
             consumed_samples=self.consumed,
             trained={
                 "recipe": dataclasses.asdict(self.config),
-                "tokens": self.consumed * self.config.data.sequence_length,
+                "tokens": (self.metadata.earlier_samples + self.consumed)
+                * self.config.data.sequence_length,
                 "sources": self._names(self.config.data.train),
             },
         )

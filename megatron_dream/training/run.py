@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,36 @@ def pretrain(config: RunConfig, dry_run: int | None = None) -> int:
     return 0
 
 
+def build_index(config: RunConfig, token_budget: int | None = None) -> int:
+    """Build a run's indices beforehand, in one process (``data.build_index_in_job``).
+
+    Args:
+        config: the run's.
+        token_budget: tokens to plan for; None: those of ``training.train_steps``.
+
+    Returns:
+        Exit code 0.
+
+    Raises:
+        UserError: the data or the configuration cannot be used.
+    """
+    validate(config)
+    tokenizer = load_tokenizer(config.tokenizer.path)  # type: ignore[arg-type]
+    samples = _planned_ordinals(config, None)
+    if token_budget is not None:
+        samples = -(-token_budget // config.data.sequence_length)
+    _, _, index_hash = build_streams(
+        config,
+        tokenizer,
+        stage="pretrain",
+        train_samples=samples,
+        valid_samples=config.training.eval_samples,
+        report=print,
+    )
+    print(f"{samples:,} samples of {config.data.sequence_length} tokens; index {index_hash}")
+    return 0
+
+
 def _build(
     config: RunConfig, tokenizer: Tokenizer, layout: Layout, ranks: Ranks, dry_run: int | None
 ) -> TrainingLoop:
@@ -73,6 +104,8 @@ def _build(
         valid_samples=config.training.eval_samples,
         barrier=parallel.barrier,
         is_builder=ranks.rank == 0,
+        is_checker=os.environ.get("LOCAL_RANK", "0") == "0",
+        num_ranks=ranks.world_size,
     )
     metadata = run_metadata(config, tokenizer, layout, index_hash)
     chunks = build_model(
@@ -133,11 +166,23 @@ def _planned_ordinals(config: RunConfig, saved: CheckpointMetadata | None) -> in
     Consumed ones are counted as they were: the global batch may be another since.
     """
     training = config.training
-    position = saved or CheckpointMetadata(model={})
+    position = _data_position(saved, config.data.new_stream)
     steps = max(0, training.train_steps - position.step)
     samples = position.consumed_samples + steps * training.global_batch_size
     skipped = merge_ranges([(first, end) for first, end in position.skipped_ranges])
     return ordinal_of(samples - 1, skipped) + 1
+
+
+def _data_position(saved: CheckpointMetadata | None, new_stream: int) -> CheckpointMetadata:
+    """Step and place in the data that a run goes on from; a new stream starts at ordinal 0."""
+    if saved is None:
+        return CheckpointMetadata(model={})
+    if new_stream <= saved.new_stream:
+        return saved
+    earlier = saved.earlier_samples + saved.consumed_samples
+    return dataclasses.replace(
+        saved, consumed_samples=0, skipped_ranges=[], earlier_samples=earlier
+    )
 
 
 def _load_initial(
@@ -173,9 +218,11 @@ def _resume(
         )
     check_resume(saved, here, str(folder))
     load_training_state(folder, wrapped, optimizer, scheduler, ranks)
+    position = _data_position(saved, here.new_stream)
     return dataclasses.replace(
         here,
-        step=saved.step,
-        consumed_samples=saved.consumed_samples,
-        skipped_ranges=saved.skipped_ranges,
+        step=position.step,
+        consumed_samples=position.consumed_samples,
+        skipped_ranges=position.skipped_ranges,
+        earlier_samples=position.earlier_samples,
     )

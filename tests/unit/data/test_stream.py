@@ -286,8 +286,8 @@ def test_bad_sources_are_refused(tmp_path: Path, prefixes: list[Path]) -> None:
 def test_builders_build_and_others_wait(tmp_path: Path, prefixes: list[Path]) -> None:
     config = run_config(tmp_path, *prefixes)
     with pytest.raises(DataError, match="missing or incomplete"):
-        built(config, is_builder=False)
+        built(config, is_builder=False, wait_seconds=0.2)
     built(config)
     calls: list[int] = []
     stream = built(config, is_builder=False, barrier=lambda: calls.append(1))
-    assert calls == [1] and stream[0].ordinal == 0
+    assert calls == [1, 1] and stream[0].ordinal == 0
