@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from megatron_dream import __version__
 from megatron_dream.errors import ConfigError, UserError
@@ -35,6 +35,7 @@ _PATH_ERRORS = (
     NotADirectoryError,
     PermissionError,
 )
+_RANK_VARIABLES = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 _OVERRIDE = re.compile(r"--([A-Za-z_]\w*(?:\.\w+)+)(?:=(.*))?", re.DOTALL)
 
 
@@ -81,8 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _report(error: Exception) -> None:
     """Print an error; one that every rank of a launch has alike is printed by rank 0 alone."""
-    rank = os.environ.get("RANK", "0")
-    if rank != "0" and isinstance(error, ConfigError):
+    rank = next((os.environ[name] for name in _RANK_VARIABLES if name in os.environ), "0")
+    # Over MPI a rank's own error travels to rank 0, and rank 0's to all (data/preprocessing/mpi.py).
+    if rank != "0" and (isinstance(error, ConfigError) or "--mpi" in sys.argv):
         return
     who = "" if rank == "0" else f"rank {rank}: "
     print(f"error: {who}{error}", file=sys.stderr)
@@ -186,6 +188,11 @@ def _add_verb(verbs: argparse._SubParsersAction[_Parser], name: str, text: str) 
     return verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
 
 
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """A verb's flags by name, without what the parser adds."""
+    return {k: v for k, v in vars(options).items() if k not in ("handler", "overrides")}
+
+
 def _doctor(options: argparse.Namespace) -> int:
     from megatron_dream.doctor import run_doctor
 
@@ -227,72 +234,39 @@ def _add_input_options(parser: _Parser) -> None:
 
 
 def _preprocess(options: argparse.Namespace) -> None:
-    from megatron_dream.data.preprocessing import load_filters, preprocess
+    from megatron_dream.data.mixture.preprocess_recipe import preprocess_command
 
-    preprocess(
-        options.input,
-        options.output_prefix,
-        options.tokenizer,
-        json_key=options.json_key,
-        append_eod=options.append_eod,
-        workers=options.workers,
-        suffixes=options.suffixes,
-        dataset=options.dataset,
-        template=options.template,
-        filters=load_filters(options.filters) if options.filters else (),
-        special_tokens_in_text=options.special_tokens_in_text,
-        part=options.part,
-        use_mpi=options.mpi,
-        overwrite=options.overwrite,
-        max_file_bytes=int(options.max_file_gb * 1e9),
-        max_reject_share=options.max_rejects,
-        shard_bytes=int(options.shard_mb * 1e6),
-    )
+    preprocess_command(**_given(options))
 
 
 def _fill_preprocess(parser: _Parser) -> None:
-    add = parser.add_argument
-    add(
-        "--input",
-        nargs="+",
-        required=True,
-        metavar="PATH",
-        help="files, folders, globs, @lists, URLs",
-    )
-    add("--output-prefix", type=Path, required=True, metavar="P")
-    add("--tokenizer", type=Path, required=True, metavar="FOLDER_OR_MODEL")
-    add("--json-key", default="text", help="field that holds the text (text)")
-    add("--template", metavar="T", help="a text made of fields, such as '{question} {answer}'")
-    add("--dataset", metavar="NAME", help="a known corpus, which says where its text is")
-    add("--suffixes", nargs="+", metavar="SUFFIX", help="which files of a folder count (.py)")
-    add("--filters", type=Path, metavar="F.yaml", help="what documents have to pass (docs/data.md)")
-    add("--append-eod", action="store_true", help="end each document with EOD")
-    add("--special-tokens-in-text", default="as_text", choices=("as_text", "as_ids"))
-    add("--workers", type=int, default=1, metavar="N", help="processes (of each rank)")
-    add("--mpi", action="store_true", help="share the work out over MPI ranks")
-    add("--part", metavar="I/N", help="one task of a job array; the call without it merges")
-    add("--overwrite", action="store_true", help="replace what another run wrote or began")
-    add(
-        "--max-rejects",
-        type=float,
-        default=0.01,
-        metavar="SHARE",
-        help="bad records allowed (0.01)",
-    )
-    add(
-        "--max-file-gb",
-        type=float,
-        default=64,
-        metavar="GB",
-        help="larger outputs are several files",
-    )
-    add(
-        "--shard-mb",
-        type=float,
-        default=64,
-        metavar="MB",
-        help="input a worker takes at a time (64)",
-    )
+    from megatron_dream.data.flags import add_preprocess_flags
+
+    add_preprocess_flags(parser)
+
+
+def _find_duplicates(options: argparse.Namespace) -> None:
+    from megatron_dream.data.duplicates.command import run_find_duplicates
+
+    run_find_duplicates(**_given(options))
+
+
+def _fill_find_duplicates(parser: _Parser) -> None:
+    from megatron_dream.data.flags import add_find_duplicates_flags
+
+    add_find_duplicates_flags(parser)
+
+
+def _plan_data(options: argparse.Namespace) -> None:
+    from megatron_dream.data.mixture.plan_command import plan_data
+
+    plan_data(**_given(options))
+
+
+def _fill_plan_data(parser: _Parser) -> None:
+    from megatron_dream.data.flags import add_plan_data_flags
+
+    add_plan_data_flags(parser)
 
 
 def _pretrain(options: argparse.Namespace) -> int | None:
@@ -400,8 +374,7 @@ def _fill_reshard(parser: _Parser) -> None:
 def _sample(options: argparse.Namespace) -> None:
     from megatron_dream.evaluation.sample_command import run_sample
 
-    given = {k: v for k, v in vars(options).items() if k not in ("handler", "overrides")}
-    run_sample(**given)
+    run_sample(**_given(options))
 
 
 def _fill_sample(parser: _Parser) -> None:
@@ -426,6 +399,12 @@ def _fill_sample(parser: _Parser) -> None:
 VERBS: dict[str, tuple[Handler, Callable[[_Parser], None], str]] = {
     "doctor": (_doctor, _fill_doctor, "show what is installed and what it enables"),
     "preprocess": (_preprocess, _fill_preprocess, "turn text into .bin/.idx token files"),
+    "find-duplicates": (
+        _find_duplicates,
+        _fill_find_duplicates,
+        "list documents that are copies of earlier ones",
+    ),
+    "plan-data": (_plan_data, _fill_plan_data, "tell what a mixture takes, write a run's blend"),
     "build-index": (_build_index, _fill_build_index, "build a run's data indices beforehand"),
     "pretrain": (_pretrain, _fill_pretrain, "train, objective ar or diffusion"),
     "status": (_status, _fill_status, "show step, time left, last checkpoint and fault of a run"),

@@ -5,9 +5,12 @@ further flags are its own, such as ``--mpi``:
 
     mpirun -n 4 python tools/preprocess_data.py --mpi --input corpus/*.jsonl --output-prefix out/corpus \
         --tokenizer-type HuggingFaceTokenizer --tokenizer-model FOLDER --append-eod --workers 8
+
+``--recipe FILE`` of a mixture takes the place of inputs, prefix and tokenizer.
 """
 
 import argparse
+import sys
 
 from megatron_dream.cli import main as run_command
 
@@ -15,7 +18,9 @@ TOKENIZER_TYPES = ("HuggingFaceTokenizer", "SentencePieceTokenizer", "GPTSentenc
 
 
 def main() -> int:
-    """Parse Megatron-LM's flags and preprocess every key."""
+    """Parse Megatron-LM's flags and preprocess every key, or leave a recipe's to the command."""
+    if any(word.split("=", 1)[0] == "--recipe" for word in sys.argv[1:]):
+        return run_command(["preprocess", *sys.argv[1:]])
     parser = argparse.ArgumentParser(
         description="Turn text into .bin/.idx token files.",
         epilog="Further flags: megatron-dream preprocess --help.",

@@ -82,6 +82,7 @@ class DataConfig:
     document_masks: bool = False  # attention and shift stay inside a document
     random_length: float = 0.0  # share of rows cut to a random length (LLaDA 0.01)
     seed: int = 1234  # order of documents and rows, and noise
+    loader: Literal["torch", "dali"] = "torch"  # dali: copies to the GPU ahead of the step
     num_workers: int = 2  # loader processes a reading rank; 0: in the training process
     cache_folder: str | None = None  # indices; default: beside the first prefix
     build_index_in_job: bool = False  # also in a job of more than 8 ranks

@@ -31,12 +31,14 @@ class EncodedDocuments:
         lengths: ids of each document that has some, EOD included, int32 [documents].
         empty: documents without ids, left out.
         special_tokens: literals in the texts that became ids, by token.
+        licences: [documents, tokens] by licence, of documents that carry one.
     """
 
     tokens: NDArray[np.int32]
     lengths: NDArray[np.int32]
     empty: int = 0
     special_tokens: Counter[str] = field(default_factory=Counter)
+    licences: dict[str, list[int]] = field(default_factory=dict)
 
 
 class DocumentEncoder:
@@ -85,6 +87,10 @@ class DocumentEncoder:
             if self._end.size:
                 pieces.append(self._end)
             lengths.append(ids.size + self._end.size)
+            if "licence" in document.fields:
+                count = result.licences.setdefault(licence_of(document), [0, 0])
+                count[0] += 1
+                count[1] += lengths[-1]
         result.lengths = np.asarray(lengths, dtype=np.int32)
         if pieces:
             result.tokens = np.concatenate(pieces, dtype=np.int32, casting="unsafe")
@@ -125,6 +131,12 @@ class DocumentEncoder:
                         f"({self.tokenizer.token_text(number)}), which only training may write; take the "
                         f"record out, or use special_tokens_in_text: as_text."
                     )
+
+
+def licence_of(document: Document) -> str:
+    """The name to count a document under; several licences of one are named in order."""
+    value = document.fields["licence"]
+    return " / ".join(sorted(map(str, value))) if isinstance(value, list) else str(value)
 
 
 def _place(document: Document) -> str:

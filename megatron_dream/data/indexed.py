@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import device
 from ..errors import DataError
 from .prefix import prefix_path
 
@@ -236,6 +235,8 @@ def check_sidecar(
 
 def open_indexed(files: TokenFiles) -> IndexedDataset:
     """megatron-core's IndexedDataset over checked files, memory-mapped."""
+    from .. import device  # it imports torch, which those who look at files do without
+
     device.import_megatron()
     from megatron.core.datasets.indexed_dataset import IndexedDataset
 

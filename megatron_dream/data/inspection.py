@@ -49,6 +49,15 @@ class Inspection:
         sidecar = self.files.sidecar or {}
         return str(sidecar.get("source") or self.files.prefix.name)
 
+    @property
+    def licences(self) -> list[tuple[str, int, int]]:
+        """(licence, documents, tokens), most tokens first; empty where the corpus tells none."""
+        counts = (self.files.sidecar or {}).get("licences") or {}
+        rows = [
+            (str(name), int(documents), int(tokens)) for name, (documents, tokens) in counts.items()
+        ]
+        return sorted(rows, key=lambda row: (-row[2], row[0]))
+
     def histogram(self) -> list[tuple[str, int, int]]:
         """(lengths, documents, tokens) by powers of two."""
         power = np.frexp(np.maximum(self.lengths, 1))[1] - 1  # floor of log2
@@ -132,6 +141,8 @@ def text_report(found: Sequence[Inspection], tokenizer: Tokenizer | None) -> Ite
         yield f"  longest {int(one.lengths.max()):,}, median {int(np.median(one.lengths)):,} tokens"
         if one.checked is not None:
             yield f"  checksums {'right' if one.checked else 'WRONG'}"
+        for licence, documents, inside in one.licences:
+            yield f"  {licence:>24}  {documents:>12,} documents  {inside / tokens:6.1%}"
         for label, documents, inside in one.histogram():
             bar = "#" * round(40 * inside / tokens)
             yield f"  {label:>24}  {documents:>12,} documents  {inside / tokens:6.1%}  {bar}"
@@ -183,6 +194,11 @@ def _html_section(one: Inspection, tokenizer: Tokenizer | None) -> Iterator[str]
             f"<td class='bar'><div style='width:{100 * share:.1f}%'></div></tr>"
         )
     yield "</table>"
+    if one.licences:
+        yield "<table><tr><th>licence<th>documents<th>share of tokens</tr>"
+        for licence, documents, inside in one.licences:
+            yield f"<tr><td>{html.escape(licence)}<td>{documents:,}<td>{inside / tokens:.1%}</tr>"
+        yield "</table>"
     for number, ids in one.samples:
         text = (
             " ".join(map(str, ids.tolist()))

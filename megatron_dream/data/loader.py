@@ -18,12 +18,10 @@ tensor.
 from __future__ import annotations
 
 import atexit
-import signal
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -32,10 +30,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import UserError
 from .batch import BatchLayout, broadcast, to_batch
+from .signals import ignore_run_signals, signals_held
 from .stream import NoisedStream
 
 SkipRanges = Sequence[tuple[int, int]]
-_RUN_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+LoaderName = Literal["torch", "dali"]
 _PREFETCH_FACTOR = 4  # micro-batches a worker prepares ahead
 
 
@@ -79,7 +78,7 @@ def micro_batch_samples(
     return range(first, first + micro_batch_size)
 
 
-class _PackedMicroBatches(Dataset):
+class PackedMicroBatches(Dataset):
     """Packed micro-batches of one rank by their number since the start.
 
     A user's error is returned, not raised: torch would wrap a worker's exception in a traceback.
@@ -97,6 +96,7 @@ class _PackedMicroBatches(Dataset):
         self.dp_rank, self.dp_size = place["dp_rank"], place["dp_size"]
 
     def samples(self, number: int) -> range:
+        """Samples of micro-batch ``number``."""
         step, micro_batch = divmod(number, self.num_microbatches)
         size = self.layout.micro_batch_size
         return micro_batch_samples(
@@ -131,20 +131,7 @@ class _Numbers(Sampler[int]):
 
 
 def _start_worker(worker: int) -> None:
-    """The run's signals are the training process's to answer; workers end when it says so."""
-    for number in _RUN_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _RUN_SIGNALS)
-
-
-@contextmanager
-def _signals_held() -> Iterator[None]:
-    """Hold the run's signals back while workers start, until they ignore them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _RUN_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    ignore_run_signals()
 
 
 def _close_at_exit(reference: weakref.ref[MicroBatchIterator]) -> None:
@@ -182,6 +169,10 @@ class MicroBatchIterator:
         stop_ordinal: the stream ends before this ordinal; default: its length. Only whole global
             batches are given.
         skip_ranges: ranges [start, stop) of ordinals that are left out.
+        loader: ``"torch"`` or ``"dali"`` (dali_feed.py); the batches are the same.
+
+    Raises:
+        MissingDependencyError: DALI is asked for and not installed.
     """
 
     def __init__(
@@ -204,7 +195,12 @@ class MicroBatchIterator:
         num_workers: int = 0,
         stop_ordinal: int | None = None,
         skip_ranges: SkipRanges = (),
+        loader: LoaderName = "torch",
     ) -> None:
+        if loader == "dali":  # absent, it is missed on ranks that do not read too
+            from .dali_feed import import_dali
+
+            import_dali()
         self.layout = BatchLayout(
             micro_batch_size, stream.sequence_length, is_first_stage, is_last_stage
         )
@@ -222,10 +218,10 @@ class MicroBatchIterator:
         self._buffers: Iterator[Any] | None = None
         if self.is_reader and self.num_left:
             place = {"consumed": consumed, "num_microbatches": num_microbatches}
-            dataset = _PackedMicroBatches(
+            dataset = PackedMicroBatches(
                 stream, self.layout, skip, dp_rank=dp_rank, dp_size=dp_size, **place
             )
-            self._buffers = _read(dataset, self.num_left, num_workers, self.device)
+            self._buffers = _read(dataset, self.num_left, num_workers, self.device, loader)
         self._at_exit = partial(_close_at_exit, weakref.ref(self))
         atexit.register(self._at_exit)
 
@@ -263,13 +259,16 @@ class MicroBatchIterator:
         """End the worker processes; the iterator gives nothing afterwards."""
         self.num_left = 0
         atexit.unregister(self._at_exit)
-        workers = getattr(self._buffers, "_workers", [])
+        buffers, self._buffers = self._buffers, None
+        if buffers is not None and hasattr(buffers, "close"):  # of DALI, or a generator
+            buffers.close()
+            return
+        workers = getattr(buffers, "_workers", [])
         if workers:
-            self._buffers._shutdown_workers()  # type: ignore[union-attr]
+            buffers._shutdown_workers()  # type: ignore[union-attr]
         for worker in workers:  # torch's last resort is SIGTERM, which they ignore
             if worker.is_alive():
                 worker.kill()
-        self._buffers = None
 
 
 def _samples_before(stop: int, skip: list[tuple[int, int]]) -> int:
@@ -278,12 +277,22 @@ def _samples_before(stop: int, skip: list[tuple[int, int]]) -> int:
 
 
 def _read(
-    dataset: _PackedMicroBatches, count: int, num_workers: int, device: torch.device
+    dataset: PackedMicroBatches,
+    count: int,
+    num_workers: int,
+    device: torch.device,
+    loader: LoaderName,
 ) -> Iterator[Any]:
     """Packed micro-batches 0..count-1, in order, by worker processes if asked."""
+    if loader == "dali":
+        from .dali_feed import DaliFeed
+
+        return DaliFeed(
+            dataset, count, device, num_workers=num_workers, prefetch_factor=_PREFETCH_FACTOR
+        )
     if num_workers == 0:
         return (dataset[number] for number in range(count))
-    loader = DataLoader(
+    torch_loader = DataLoader(
         dataset,
         batch_size=None,
         sampler=_Numbers(count),
@@ -294,5 +303,5 @@ def _read(
         pin_memory=device.type == "cuda",
         worker_init_fn=_start_worker,
     )
-    with _signals_held():
-        return iter(loader)
+    with signals_held():
+        return iter(torch_loader)

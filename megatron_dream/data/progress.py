@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TextIO
 
@@ -84,3 +86,33 @@ class PreprocessProgress:
             f"{share:.1%} of {self._total / 1e6:,.1f} MB, {self.documents:,} documents, "
             f"{self.tokens:,} tokens, {self.rates()}, about {left:,.0f} s left"
         )
+
+
+@contextmanager
+def unit_progress(name: str, total: int, *, quiet: bool) -> Iterator[Callable[[], None]]:
+    """Count units of work; yields what is called after each.
+
+    Args:
+        name: of the work.
+        total: units.
+        quiet: show nothing.
+    """
+    if quiet or not sys.stderr.isatty():
+        done, started, last = 0, time.monotonic(), time.monotonic()
+
+        def count() -> None:
+            nonlocal done, last
+            done += 1
+            now = time.monotonic()
+            if not quiet and now - last >= PLAIN_INTERVAL_SECONDS:
+                last = now
+                left = (now - started) / done * (total - done)
+                print(f"{name}: {done} of {total}, {left:,.0f} s left", file=sys.stderr, flush=True)
+
+        yield count
+        return
+    columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))
+    console = Console(file=sys.stderr)
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task(name, total=total)
+        yield lambda: bar.advance(task)

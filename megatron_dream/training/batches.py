@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import device
 from ..config.layout import Layout
-from ..data.loader import MicroBatchIterator
+from ..data.loader import LoaderName, MicroBatchIterator
 from ..parallel import Ranks
 
 
@@ -20,6 +20,7 @@ def micro_batch_iterators(
     *,
     skip: Sequence[tuple[int, int]] = (),
     workers: int = 0,
+    loader: LoaderName = "torch",
 ) -> list[MicroBatchIterator]:
     """Iterators over ``stream`` from sample ``consumed`` on; each model chunk reads for itself.
 
@@ -31,6 +32,7 @@ def micro_batch_iterators(
         num_microbatches: a step and data-parallel rank.
         skip: ranges [first, end) of ordinals that the run leaves out.
         workers: loader processes of each reading rank.
+        loader: what reads; DALI copies to the GPU ahead.
     """
     last = layout.vp - 1
     return [
@@ -51,6 +53,7 @@ def micro_batch_iterators(
             device=device.current_device(),
             num_workers=workers,
             skip_ranges=skip,
+            loader=loader,
         )
         for chunk in range(layout.vp)
     ]

@@ -85,6 +85,7 @@ class TrainingLoop:
             self.layout.num_microbatches,
             skip=[(first, end) for first, end in self.metadata.skipped_ranges],
             workers=self.config.data.num_workers,
+            loader=self.config.data.loader,
         )
         while self.step < end:
             self._one_step(iterators)
@@ -196,6 +197,7 @@ class TrainingLoop:
             step=self.step,
             consumed_samples=self.consumed,
             trained={
+                **self.metadata.trained,
                 "recipe": dataclasses.asdict(self.config),
                 "tokens": (self.metadata.earlier_samples + self.consumed)
                 * self.config.data.sequence_length,

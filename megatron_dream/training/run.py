@@ -18,6 +18,7 @@ from ..config.presets import resolve_model
 from ..config.schema import RunConfig
 from ..config.validate import validate
 from ..data.build import build_streams
+from ..data.contamination import contamination_of
 from ..data.loader import merge_ranges, ordinal_of
 from ..errors import CheckpointError
 from ..model.build import build_model
@@ -108,6 +109,8 @@ def _build(
         num_ranks=ranks.world_size,
     )
     metadata = run_metadata(config, tokenizer, layout, index_hash)
+    contamination = contamination_of(config.data.train)
+    metadata.trained = {"training data": contamination}
     chunks = build_model(
         config.model, config.parallel, config.training, ranks, objective=config.diffusion.objective
     )
@@ -133,6 +136,7 @@ def _build(
         enabled=ranks.reports,
     )
     log.say(layout.equation())
+    log.say(f"Training data: {contamination}")
     writer = CheckpointWriter(
         checkpoints,
         ranks,

@@ -113,6 +113,7 @@ def test_an_error_of_one_rank_ends_all(token_data: Path, corpus: Path, tmp_path:
     )  # fmt: skip
     assert done.returncode == 2
     assert "absent" in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.count("error: ") == 1
 
 
 @needs_mpi
@@ -127,3 +128,22 @@ def test_singletons_of_a_wrong_launcher_are_refused(
     assert done.returncode == 2
     assert "SLURM_NTASKS says that 4 processes were started" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@needs_mpi
+@pytest.mark.parametrize("method", ["exact", "near"])
+def test_duplicates_are_the_same_with_one_and_four_ranks(
+    corpus: Path, tmp_path: Path, method: str
+) -> None:
+    lines = corpus.read_text(encoding="utf-8").splitlines()
+    again = tmp_path / "again.jsonl"
+    again.write_text("\n".join([*lines, *lines[10:40]]) + "\n", encoding="utf-8")
+    lists = []
+    for ranks in (1, 4):
+        output = tmp_path / f"list_{ranks}"
+        words = ["-m", "megatron_dream", "find-duplicates", "--input", str(again), "--mpi"]
+        words += ["--output", str(output), "--method", method, "--shard-mb", "0.1"]
+        command = [str(MPIRUN), "-n", str(ranks), sys.executable, *words]
+        subprocess.run(command, env=environment(), check=True, timeout=300)
+        lists.append((output / "ids.bin").read_bytes())
+    assert lists[0] == lists[1] and len(lists[0]) >= 29 * 16

@@ -19,6 +19,7 @@ from ..filters import FilterSpec
 from ..readers import (
     SHARD_BYTES,
     Adapter,
+    InputFile,
     Limits,
     check_adapter,
     corpus,
@@ -115,7 +116,7 @@ def preprocess(
     path = str(tokenizer.path if isinstance(tokenizer, Tokenizer) else tokenizer)
     chosen = PreprocessOptions(**options)
     with LocalPool(path, workers) as pool:  # loads while this process plans
-        adapter = _adapter(chosen.dataset, json_key, chosen.template)
+        adapter = adapter_of(chosen.dataset, json_key, chosen.template)
         plan = partial(plan_job, inputs, output_prefix, tokenizer, adapter, chosen, append_eod)
         job = from_root(world, plan)
         if not quiet and (world is None or world.Get_rank() == 0):
@@ -173,7 +174,12 @@ def load_filters(path: Path | str) -> list[FilterSpec]:
     return load_config(path, base=FilterFile).filters
 
 
-def _adapter(dataset: str | None, json_key: str, template: str | None) -> Adapter:
+def adapter_of(dataset: str | None, json_key: str, template: str | None) -> Adapter:
+    """Where the text is, as the command line says it.
+
+    Raises:
+        ConfigError: it says so twice.
+    """
     if dataset is not None:
         if template is not None or json_key != "text":
             raise ConfigError(
@@ -192,14 +198,24 @@ def _checked_prefix(prefix: Path | str) -> Path:
     return path
 
 
-def room_needed(job: Job) -> str:
-    """Bytes that the output will take, about, and those that are free; said before any work."""
-    text = sum(file.size * _UNPACKED[file.compression] for file in job.files)
-    needed = text / _BYTES_A_TOKEN * job.dtype.itemsize
-    folder = job.prefix.parent
+def estimated_tokens(files: Sequence[InputFile]) -> int:
+    """How many tokens inputs will make, about, before any filter; only their sizes are looked at."""
+    text = sum(file.size * _UNPACKED[file.compression] for file in files)
+    return int(text / _BYTES_A_TOKEN)
+
+
+def free_bytes(folder: Path) -> int:
+    """Free where a folder is, or will be."""
     while not folder.exists():
         folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    return shutil.disk_usage(folder).free
+
+
+def room_needed(job: Job) -> str:
+    """Bytes that the output will take, about, and those that are free; said before any work."""
+    needed = estimated_tokens(job.files) * job.dtype.itemsize
+    folder = job.prefix.parent
+    free = free_bytes(folder)
     warning = "; NOT ENOUGH" if free < needed else ""
     return (
         f"{len(job.files):,} files, {job.input_bytes / 1e9:,.2f} GB, {len(job.shards):,} shards; output "

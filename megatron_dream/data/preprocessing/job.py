@@ -69,8 +69,7 @@ class Job:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Of the ids on disk: uint16 below 65,500 tokens, else int32."""
-        is_small = self.tokenizer.vocab_size < _SMALL_VOCABULARY
-        return np.dtype(np.uint16 if is_small else np.int32)
+        return np.dtype(np.uint16 if small_vocabulary(self.tokenizer.vocab_size) else np.int32)
 
     @property
     def input_bytes(self) -> int:
@@ -115,6 +114,11 @@ class TokenizerIdentity:
             tokenizer.mask_id,
             {number: token.content for number, token in tokenizer.added_tokens.items()},
         )
+
+
+def small_vocabulary(vocab_size: int) -> bool:
+    """Whether ids take two bytes each, else four."""
+    return vocab_size < _SMALL_VOCABULARY
 
 
 def open_manifest(job: Job) -> None:

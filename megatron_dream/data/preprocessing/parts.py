@@ -16,6 +16,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -44,6 +45,7 @@ class PartRecord:
         text_bytes: UTF-8 bytes of the documents written.
         filters: counters of the filter chain, to be merged.
         special_tokens: how often each special token's literal became its id.
+        licences: [documents, tokens] by licence, where the corpus tells licences.
         seconds: by kind of work.
         sha256: of the part's files by ending.
     """
@@ -59,8 +61,17 @@ class PartRecord:
     text_bytes: int = 0
     filters: dict[str, Any] = field(default_factory=dict)
     special_tokens: dict[str, int] = field(default_factory=dict)
+    licences: dict[str, list[int]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     sha256: dict[str, str] = field(default_factory=dict)
+
+
+def add_licences(total: dict[str, list[int]], part: Mapping[str, Sequence[int]]) -> None:
+    """Add counts by licence to those of ``total``."""
+    for name, (documents, tokens) in part.items():
+        count = total.setdefault(name, [0, 0])
+        count[0] += documents
+        count[1] += tokens
 
 
 def part_path(folder: Path, shard: int, ending: str) -> Path:

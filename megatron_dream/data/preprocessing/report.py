@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from ...errors import DataError
 from ...files import atomic_write
+from ..contamination import decontaminated_against
 from ..filters import counters_table, merge_counters
 from ..prefix import prefix_path
 from .job import Job, first_difference
 from .merge import OutputFile
-from .parts import PartRecord, part_path
+from .parts import PartRecord, add_licences, part_path
 
 SIDECAR_VERSION = 2
 
@@ -64,11 +65,15 @@ def sidecars(
     lengths: NDArray[np.int32],
 ) -> Iterator[dict[str, Any]]:
     """``P.json`` of every output, in order; the first tells of the whole job."""
+    licences: dict[str, list[int]] = {}
+    for record in records:
+        add_licences(licences, record.licences)
     whole = {
         "empty": sum(record.empty for record in records),
         "rejected": sum(record.rejected for record in records),
         "dropped": sum(record.dropped for record in records),
         "special_tokens_as_ids": dict(sum((Counter(r.special_tokens) for r in records), Counter())),
+        "licences": licences,
         "filters": merge_counters([record.filters for record in records]),
         "work_seconds": _total_seconds(records),
         "outputs": [output.prefix.name for output in outputs],
@@ -86,6 +91,7 @@ def sidecars(
             "eod_id": job.tokenizer.eod_id,
             "mask_token_id": job.tokenizer.mask_id,
             "append_eod": job.append_eod,
+            "decontaminated_against": decontaminated_against({"filters": whole["filters"]}),
             "dtype": job.dtype.name,
             "source": job.source,
             "tokens": output.num_bytes // job.dtype.itemsize,
@@ -209,5 +215,5 @@ def closing_lines(result: PreprocessResult, seconds: float) -> list[str]:
         f"{seconds:,.1f} s, {result.tokens / max(seconds, 1e-9):,.0f} tokens/s; {result.empty:,} empty, "
         f"{result.dropped:,} filtered out, {result.rejected:,} rejected{rejects}.",
         f"Work of all workers: {work:,.1f} s ({shares}).",
-        *counters_table(result.filters),
+        *(counters_table(result.filters) or ["not decontaminated"]),
     ]

@@ -16,7 +16,7 @@ from ..encode_documents import DocumentEncoder
 from ..filters import build_filters
 from ..readers import Piece, PieceReader, read_piece
 from .job import Job
-from .parts import PartRecord, PartWriter
+from .parts import PartRecord, PartWriter, add_licences
 
 _BATCH_CHARACTERS = 1 << 20
 _BATCH_DOCUMENTS = 1024
@@ -87,6 +87,11 @@ class _ShardRun:
     ) -> None:
         self.job, self.encoder = worker.job, worker.encoder
         self.filters = worker.filters
+        adapter = self.job.adapter
+        counts_licences = bool(adapter.licence or adapter.corpus_licence)
+        self.fields = tuple(
+            dict.fromkeys([*self.filters.fields, *(["licence"] if counts_licences else [])])
+        )
         self.writer, self.report = writer, report
         self.record = PartRecord(shard=number)
         self.seconds = {"read": 0.0, "filter": 0.0, "tokenize": 0.0, "write": 0.0}
@@ -98,7 +103,7 @@ class _ShardRun:
             self.job.files,
             self.job.adapter,
             self.job.limits,
-            self.filters.fields,
+            self.fields,
             source=self.job.source,
         )
         seen = 0
@@ -154,6 +159,7 @@ class _ShardRun:
         record.documents += int(encoded.lengths.size)
         record.tokens += int(encoded.tokens.size)
         record.empty += encoded.empty
+        add_licences(record.licences, encoded.licences)
         for token, count in encoded.special_tokens.items():
             record.special_tokens[token] = record.special_tokens.get(token, 0) + count
         self.report(int(encoded.lengths.size), int(encoded.tokens.size), num_bytes)

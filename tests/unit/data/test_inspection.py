@@ -94,3 +94,22 @@ def test_the_tool(model, prefix, repository_root, monkeypatch, capsys, tmp_path)
     assert tool.main() == 1
     monkeypatch.setattr("sys.argv", ["inspect_data.py", str(tmp_path / "nowhere")])
     assert tool.main() == 2
+
+
+def test_tokens_are_counted_by_licence(model, tmp_path):
+    path = tmp_path / "stack.jsonl"
+    records = [
+        ("a = 1", ["MIT"]),
+        ("b = 22", ["MIT", "BSD-3-Clause"]),
+        ("", ["MIT"]),
+        ("c", ["MIT"]),
+    ]
+    lines = [json.dumps({"text": text, "detected_licenses": names}) for text, names in records]
+    path.write_text("\n".join([*lines, json.dumps({"text": "none is told"})]) + "\n")
+    preprocess([path], tmp_path / "out", model, dataset="stack-v2-train-smol", quiet=True)
+    (found,) = inspect_data([tmp_path / "out"])
+    mit = len(model.encode("a = 1")) + len(model.encode("c"))
+    both = len(model.encode("b = 22"))
+    assert set(found.licences) == {("MIT", 2, mit), ("BSD-3-Clause / MIT", 1, both)}
+    assert any("BSD-3-Clause / MIT" in line for line in text_report([found], model))
+    assert "BSD-3-Clause / MIT" in html_report([found], model)

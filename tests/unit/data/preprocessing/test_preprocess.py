@@ -295,3 +295,22 @@ def test_a_tokenizer_that_is_not_there(tmp_path):
     path = write_records(tmp_path / "r.jsonl", ["a"])
     with pytest.raises(UserError, match=r"nowhere\.model"):
         preprocess([path], tmp_path / "out", tmp_path / "nowhere.model")
+
+
+def test_a_full_disk_is_a_sentence_and_what_is_done_stays(corpus, code_model, tmp_path):
+    """A limit on the size of files stands for the disk's end: the same calls fail."""
+    words = [sys.executable, "-m", "megatron_dream", "preprocess", "--input", str(corpus)]
+    words += ["--output-prefix", str(tmp_path / "o"), "--tokenizer", str(code_model)]
+    words += ["--shard-mb", "0.2", "--max-rejects", "0.5"]
+    limited = ["bash", "-c", 'ulimit -f 40; exec "$@"', "bash", *words]  # 40 kB a file
+    done = subprocess.run(limited, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "make room and run the same command again" in done.stderr
+    assert not (tmp_path / "o.bin").exists()
+    subprocess.run(words, capture_output=True, timeout=240, check=True)
+    expected = tmp_path / "expected"
+    options = {"shard_bytes": 200_000, "max_reject_share": 0.5, "quiet": True}
+    preprocess([corpus], expected, code_model, **options)
+    for ending in ENDINGS:
+        written = (tmp_path / "o").with_suffix(ending).read_bytes()
+        assert written == expected.with_suffix(ending).read_bytes()

@@ -1,0 +1,113 @@
+"""Flags of the commands that work on data, apart from what they call: the command line starts at once."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_preprocess_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of ``preprocess``. Those that a recipe may hold too are None or false when not given."""
+    add = parser.add_argument
+    add("--recipe", type=Path, metavar="F.yaml", help="of a mixture: all its sources in turn")
+    add("--source", nargs="+", default=[], metavar="NAME", help="only these of the recipe")
+    add("--input", nargs="+", metavar="PATH", help="files, folders, globs, @lists, URLs")
+    add("--output-prefix", type=Path, metavar="P")
+    add("--tokenizer", type=Path, metavar="FOLDER_OR_MODEL")
+    add("--json-key", metavar="NAME", help="field that holds the text (text)")
+    add("--template", metavar="T", help="a text made of fields, such as '{question} {answer}'")
+    add("--dataset", metavar="NAME", help="a known corpus, which says where its text is")
+    add("--suffixes", nargs="+", metavar="SUFFIX", help="which files of a folder count (.py)")
+    add("--filters", type=Path, metavar="F.yaml", help="what documents have to pass (docs/data.md)")
+    add("--append-eod", action="store_true", help="end each document with EOD")
+    add(
+        "--special-tokens-in-text",
+        choices=("as_text", "as_ids"),
+        help="what a literal such as <|im_end|> in a text becomes (as_text)",
+    )
+    _add_work_flags(parser)
+
+
+def _add_work_flags(parser: argparse.ArgumentParser) -> None:
+    """How the work is done; ``dest`` is the name that the function has for it."""
+    add = parser.add_argument
+    add("--workers", type=int, default=1, metavar="N", help="processes (of each rank)")
+    add("--mpi", dest="use_mpi", action="store_true", help="share the work out over MPI ranks")
+    add("--part", metavar="I/N", help="one task of a job array; the call without it merges")
+    add("--overwrite", action="store_true", help="replace what another run wrote or began")
+    add(
+        "--max-rejects",
+        dest="max_reject_share",
+        type=float,
+        default=0.01,
+        metavar="SHARE",
+        help="bad records allowed (0.01)",
+    )
+    add(
+        "--max-file-gb",
+        dest="max_file_bytes",
+        type=_gigabytes,
+        default=64 * 10**9,
+        metavar="GB",
+        help="larger outputs are several files (64)",
+    )
+    add(
+        "--shard-mb",
+        dest="shard_bytes",
+        type=_megabytes,
+        default=64 * 10**6,
+        metavar="MB",
+        help="input a worker takes at a time (64)",
+    )
+
+
+def _gigabytes(text: str) -> int:
+    return int(float(text) * 1e9)
+
+
+def _megabytes(text: str) -> int:
+    return int(float(text) * 1e6)
+
+
+def add_plan_data_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of ``plan-data``."""
+    add = parser.add_argument
+    add("--recipe", type=Path, metavar="FILE.yaml", help="of a mixture (docs/data.md)")
+    add(
+        "--config",
+        type=Path,
+        metavar="FILE.yaml",
+        help="a run's configuration: its rows and batch; without --recipe its own blend",
+    )
+    add(
+        "--config-out",
+        type=Path,
+        metavar="FILE.yaml",
+        help="write the blend: --config with it, or a part of a configuration",
+    )
+    add("--sequence-length", type=int, metavar="S", help="tokens of a row (2048)")
+    add("--global-batch-size", type=int, metavar="N", help="rows of a step, to tell the steps")
+    add("--token-budget", metavar="N", help="instead of the recipe's, such as 10B")
+    add("--json", dest="as_json", action="store_true", help="print JSON instead of a table")
+
+
+def add_find_duplicates_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of ``find-duplicates``; names are the arguments of ``run_find_duplicates``."""
+    add = parser.add_argument
+    add("--input", nargs="+", metavar="PATH", help="files, folders, globs, @lists, URLs")
+    add("--recipe", type=Path, metavar="F.yaml", help="instead: all sources of a mixture")
+    add("--output", type=Path, required=True, metavar="FOLDER", help="the list, for the filter")
+    add("--method", default="exact", choices=("exact", "near"))
+    add("--normalisation", default="none", choices=("none", "trailing_whitespace"))
+    add("--words", default="code", choices=("code", "text"), help="what near compares (code)")
+    add("--n-grams", type=int, default=5, metavar="N", help="words of a shingle (5)")
+    add("--num-buckets", type=int, default=14, metavar="N", help="chances to meet (14)")
+    add("--hashes-per-bucket", type=int, default=8, metavar="N", help="equal for it (8)")
+    add("--json-key", default="text", help="field that holds the text (text)")
+    add("--template", metavar="T", help="a text made of fields")
+    add("--dataset", metavar="NAME", help="a known corpus, which says where its text is")
+    add("--suffixes", nargs="+", metavar="SUFFIX", help="which files of a folder count (.py)")
+    add("--filters", type=Path, metavar="F.yaml", help="what documents have to pass first")
+    add("--workers", type=int, default=1, metavar="N", help="processes (of each rank)")
+    add("--mpi", action="store_true", help="share the work out over MPI ranks")
+    add("--shard-mb", type=float, default=64, metavar="MB", help="input taken at a time (64)")

@@ -1,0 +1,1 @@
+"""A mixture of corpora: the recipe, its plan, and preprocessing of all its sources."""
