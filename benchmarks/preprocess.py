@@ -7,7 +7,7 @@ Baseline `pool`: a pool of workers in which each line goes through json and the 
 (the `tokenizers` library itself, which is faster than through transformers), and a parent that feeds
 megatron-core's builder document by document. Both are whole commands, start-up included, one after
 the other; the two outputs are compared byte by byte. Then ours with one worker, for the scaling.
-Without `--tokenizer` one of Qwen2's kind (NFC, its split, byte-level BPE) with 16,000 tokens is trained first;
+Without `--tokenizer` one of Qwen2's kind (NFC, its split, byte-level BPE) with 16,000 tokens is trained;
 figures in the docs are with Qwen2's own, whose vocabulary is ten times that.
 `--memory` runs ours once more on ten times the input and compares the peaks of resident memory, all
 processes together.

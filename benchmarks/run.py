@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("cart.py", "training.py", "blend_index.py")
+BENCHMARKS = ("cart.py", "training.py", "preprocess.py", "blend_index.py", "loader.py")
 
 
 def main() -> int:

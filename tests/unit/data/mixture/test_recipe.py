@@ -63,7 +63,7 @@ def test_evaluation_sets_are_those_of_all_filters(tmp_path):
 
 # what is replaced, by what, the line of the error, words of it
 BAD = {
-    "unknown field": ("output: out", "outptu: out", 2, "the nearest one is output"),
+    "unknown field": ("output: out", "outputs: out", 2, "the nearest one is output"),
     "unknown field of a source": ("    weight: 0.25", "    wieght: 0.25", 8, "sources.0.weight"),
     "given twice": ("output: out", "output: out\noutput: b", 3, "is given twice (first on line 2)"),
     "twice in a source": ("    text: content", "    text: a\n    text: b", 12, "given twice"),
