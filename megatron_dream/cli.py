@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from megatron_dream import __version__
+from megatron_dream.data import flags
 from megatron_dream.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -219,10 +220,6 @@ def _fill_tokenizer_train(parser: _Parser) -> None:
     parser.add_argument("--input", type=Path, nargs="+", required=True, metavar="PATH")
     parser.add_argument("--vocab-size", type=int, required=True, metavar="N")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.model")
-    _add_input_options(parser)
-
-
-def _add_input_options(parser: _Parser) -> None:
     parser.add_argument("--json-key", default="text", help="field that holds the text (text)")
     parser.add_argument(
         "--suffixes",
@@ -239,34 +236,16 @@ def _preprocess(options: argparse.Namespace) -> None:
     preprocess_command(**_given(options))
 
 
-def _fill_preprocess(parser: _Parser) -> None:
-    from megatron_dream.data.flags import add_preprocess_flags
-
-    add_preprocess_flags(parser)
-
-
 def _find_duplicates(options: argparse.Namespace) -> None:
     from megatron_dream.data.duplicates.command import run_find_duplicates
 
     run_find_duplicates(**_given(options))
 
 
-def _fill_find_duplicates(parser: _Parser) -> None:
-    from megatron_dream.data.flags import add_find_duplicates_flags
-
-    add_find_duplicates_flags(parser)
-
-
 def _plan_data(options: argparse.Namespace) -> None:
     from megatron_dream.data.mixture.plan_command import plan_data
 
     plan_data(**_given(options))
-
-
-def _fill_plan_data(parser: _Parser) -> None:
-    from megatron_dream.data.flags import add_plan_data_flags
-
-    add_plan_data_flags(parser)
 
 
 def _pretrain(options: argparse.Namespace) -> int | None:
@@ -301,9 +280,8 @@ def _fill_build_index(parser: _Parser) -> None:
     parser.add_argument("--config", type=Path, required=True, metavar="FILE.yaml")
     parser.add_argument(
         "--token-budget",
-        type=lambda text: int(float(text)),
         metavar="N",
-        help="tokens to plan for, such as 322e9 (default: those of the run's steps)",
+        help="tokens to plan for, such as 322e9 or 322B (default: those of the run's steps)",
     )
 
 
@@ -398,13 +376,17 @@ def _fill_sample(parser: _Parser) -> None:
 
 VERBS: dict[str, tuple[Handler, Callable[[_Parser], None], str]] = {
     "doctor": (_doctor, _fill_doctor, "show what is installed and what it enables"),
-    "preprocess": (_preprocess, _fill_preprocess, "turn text into .bin/.idx token files"),
+    "preprocess": (_preprocess, flags.add_preprocess_flags, "turn text into .bin/.idx token files"),
     "find-duplicates": (
         _find_duplicates,
-        _fill_find_duplicates,
+        flags.add_find_duplicates_flags,
         "list documents that are copies of earlier ones",
     ),
-    "plan-data": (_plan_data, _fill_plan_data, "tell what a mixture takes, write a run's blend"),
+    "plan-data": (
+        _plan_data,
+        flags.add_plan_data_flags,
+        "tell what a mixture takes, write a run's blend",
+    ),
     "build-index": (_build_index, _fill_build_index, "build a run's data indices beforehand"),
     "pretrain": (_pretrain, _fill_pretrain, "train, objective ar or diffusion"),
     "status": (_status, _fill_status, "show step, time left, last checkpoint and fault of a run"),

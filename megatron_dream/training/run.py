@@ -17,10 +17,11 @@ from ..config.load import save_resolved
 from ..config.presets import resolve_model
 from ..config.schema import RunConfig
 from ..config.validate import validate
+from ..data.budget import parse_tokens
 from ..data.build import build_streams
 from ..data.contamination import contamination_of
 from ..data.loader import merge_ranges, ordinal_of
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..model.build import build_model
 from ..model.initialize import set_rows_to_mean
 from ..model.specs import resolve_layer_spec
@@ -61,12 +62,12 @@ def pretrain(config: RunConfig, dry_run: int | None = None) -> int:
     return 0
 
 
-def build_index(config: RunConfig, token_budget: int | None = None) -> int:
+def build_index(config: RunConfig, token_budget: str | None = None) -> int:
     """Build a run's indices beforehand, in one process (``data.build_index_in_job``).
 
     Args:
         config: the run's.
-        token_budget: tokens to plan for; None: those of ``training.train_steps``.
+        token_budget: tokens to plan for, such as 322B; None: those of ``training.train_steps``.
 
     Returns:
         Exit code 0.
@@ -78,7 +79,10 @@ def build_index(config: RunConfig, token_budget: int | None = None) -> int:
     tokenizer = load_tokenizer(config.tokenizer.path)  # type: ignore[arg-type]
     samples = _planned_ordinals(config, None)
     if token_budget is not None:
-        samples = -(-token_budget // config.data.sequence_length)
+        try:
+            samples = -(-parse_tokens(token_budget) // config.data.sequence_length)
+        except ValueError as error:
+            raise ConfigError(f"--token-budget {error}.") from None
     _, _, index_hash = build_streams(
         config,
         tokenizer,

@@ -207,3 +207,34 @@ def test_kill_at_any_moment_of_a_save(config_file: Path, tmp_path: Path) -> None
 @pytest.mark.acceptance
 def test_kill_at_twenty_moments_of_a_save(config_file: Path, tmp_path: Path) -> None:
     kill_during_saves(config_file, tmp_path, kills=20)
+
+
+def test_an_index_built_beforehand_is_the_one_that_the_run_uses(
+    config_file: Path, tmp_path: Path, run_command: Command
+) -> None:
+    cache = tmp_path / "cache"
+    words = ["--config", str(config_file), "--data.cache_folder", str(cache)]
+    built = run_command("build-index", *words, "--token-budget", "1M")
+    files = {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()}
+    assert files and built.stdout.splitlines()[-1].rpartition("index ")[2]
+    refused = run_command("build-index", *words, "--token-budget", "many", code=2)
+    assert "--token-budget must be" in refused.stderr
+    run_command("pretrain", *words, "--training.train_steps", "1", "--dry-run", "1")
+    after = {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()}
+    assert all(after[path] == stamp for path, stamp in files.items())
+
+
+def test_a_later_stream_begins_at_its_first_sample(
+    config_file: Path, tmp_path: Path, run_command: Command
+) -> None:
+    run = tmp_path / "run"
+    words = ["--config", str(config_file), "--checkpoint.run_folder", str(run)]
+    words += ["--checkpoint.save_interval", "2"]
+    run_command("pretrain", *words, "--training.train_steps", "2")
+    run_command("pretrain", *words, "--training.train_steps", "4", "--data.new_stream", "1")
+    metadata = read_metadata(resolve_checkpoint(run / "checkpoints"))
+    batch = metadata.consumed_samples // 2
+    assert (metadata.step, metadata.new_stream) == (4, 1)
+    assert metadata.consumed_samples == metadata.earlier_samples == 2 * batch > 0
+    back = run_command("pretrain", *words, "--training.train_steps", "6", code=2)
+    assert "new_stream is 1 there and 0 here" in back.stderr
