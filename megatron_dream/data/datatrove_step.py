@@ -76,7 +76,7 @@ class TokenFilesWriter(_PipelineStep):
                 yield from batch
             record = writer.commit(record)
         if record.documents:
-            merge_parts(job, [record], quiet=True)
+            merge_parts(job, [record], fresh=[0])
 
     def _write(
         self, batch: list[Any], encoder: DocumentEncoder, writer: PartWriter, record: PartRecord

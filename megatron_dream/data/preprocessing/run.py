@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ class _Run:
     def __init__(self, job: Job, pool: LocalPool, part: str | None, quiet: bool) -> None:
         self.job, self.pool, self.part, self.quiet = job, pool, part, quiet
         self.records: dict[int, PartRecord] = {}
+        self.fresh: set[int] = set()  # written by this command, on this machine
         self.progress: PreprocessProgress | None = None
 
     def on_one_node(self, overwrite: bool) -> PreprocessResult | None:
@@ -66,7 +67,7 @@ class _Run:
         with self._started_progress():
             todo = self._todo()
             if todo:
-                self.pool.run(self.job, ListDealer(todo), self._report, self._finished)
+                self.pool.run(self.job, ListDealer(todo), self._report, self._finished_here)
             return self._finish()
 
     def over_mpi(self, world: Any, overwrite: bool) -> PreprocessResult | None:
@@ -88,7 +89,7 @@ class _Run:
 
             def finished(record: PartRecord) -> None:
                 root.count(0, record)
-                self._finished(record)
+                self._finished_here(record)
 
             try:
                 self.pool.run(self.job, root, self._report, finished, root.listen)
@@ -138,6 +139,10 @@ class _Run:
         if self.progress is not None and not self.quiet:
             self.progress.update(documents, tokens, num_bytes)
 
+    def _finished_here(self, record: PartRecord) -> None:
+        self.fresh.add(record.shard)
+        self._finished(record)
+
     def _finished(self, record: PartRecord) -> None:
         self.records[record.shard] = record
         self._refuse_too_many_rejects()
@@ -168,11 +173,13 @@ class _Run:
             print(f"{job.parts}: all parts are done; run the command without --part.")
             return None
         ordered = [self.records[number] for number in range(len(job.shards))]
-        return merge_parts(job, ordered, quiet=self.quiet)
+        return merge_parts(job, ordered, self.fresh)
 
 
-def merge_parts(job: Job, records: Sequence[PartRecord], *, quiet: bool) -> PreprocessResult:
-    """Make the outputs of all parts, and remove the parts."""
+def merge_parts(
+    job: Job, records: Sequence[PartRecord], fresh: Collection[int] = ()
+) -> PreprocessResult:
+    """Make the outputs of all parts, and remove the parts (``fresh``: see ``Concatenation``)."""
     sync_folder(job.parts)
     lengths = read_lengths(job.parts, records)
     if lengths.size == 0:
@@ -184,7 +191,8 @@ def merge_parts(job: Job, records: Sequence[PartRecord], *, quiet: bool) -> Prep
             f"check the files, --json-key and the filters."
         )
     outputs = plan_outputs(job.prefix, lengths, job.dtype.itemsize, job.max_file_bytes)
-    Concatenation(job.parts, records, outputs, job.dtype.itemsize, lambda count: None).run()
+    copy = Concatenation(job.parts, records, outputs, job.dtype.itemsize, lambda count: None, fresh)
+    copy.run()
     write_rejects(job, dict(enumerate(records)))
     publish(outputs, lengths, job.dtype)
     result = result_of(job, records, outputs)
