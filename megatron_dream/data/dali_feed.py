@@ -154,9 +154,8 @@ class DaliFeed(Iterator[Any]):
             return found
         if self.device.type == "cuda":
             return torch.from_dlpack(buffer[0])  # memory of its own; torch's stream waits for it
-        return torch.from_numpy(
-            np.array(buffer[0])
-        )  # a copy: it may be memory that DALI uses again
+        copy = np.array(buffer[0])  # of memory that DALI may use again
+        return torch.from_numpy(copy)
 
     def close(self) -> None:
         """End the pipeline and its workers; nothing is given afterwards."""

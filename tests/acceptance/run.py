@@ -46,6 +46,26 @@ CHECKS: dict[str, list[str]] = {
     "head: peak memory does not depend on t": [*PYTEST, "tests/unit/model"],
     "page in Chromium": [*PYTEST, "tests/system/test_page_chromium.py"],
     "broken versions: which test catches which": [sys.executable, "tests/acceptance/mutations.py"],
+    "data: megatron-core's bytes, whatever the way": [
+        sys.executable, "tests/acceptance/data_bytes.py",
+    ],
+    "data: kill -9 at twenty moments": [sys.executable, "tests/acceptance/data_kills.py"],
+    "data: peak memory at ten times the input": [
+        sys.executable, "tests/acceptance/data_memory.py",
+    ],
+    "data: one worker and two": [sys.executable, "tests/acceptance/data_scaling.py"],
+    "data: filters, duplicates, mixtures": [
+        *PYTEST, "tests/unit/data/filters", "tests/unit/data/duplicates", "tests/unit/data/mixture",
+        "tests/system/test_preprocess_mpi.py",
+    ],
+    "data: DALI's batches are torch's": [
+        *PYTEST, "-rs", "tests/unit/data/test_dali_feed.py", "tests/system/test_pretrain_dali.py",
+        "-m", "acceptance",
+    ],
+    "data: tokenizers, at length": [*PYTEST, "tests/unit/tokenizer", "-m", "acceptance"],
+    "benchmark: preprocessing": [sys.executable, "benchmarks/preprocess.py"],
+    "benchmark: a blend's index": [sys.executable, "benchmarks/blend_index.py"],
+    "benchmark: loader": [sys.executable, "benchmarks/loader.py"],
     "benchmark: CART": [sys.executable, "benchmarks/cart.py"],
     "benchmark: training against transformers": [sys.executable, "benchmarks/training.py"],
 }  # fmt: skip
@@ -66,7 +86,12 @@ def commit() -> str:
 def run_check(command: list[str]) -> dict[str, Any]:
     """Run one check, showing its output; keep the last lines."""
     started = time.monotonic()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "PYTHONWARNINGS": "ignore",
+    }
     process = subprocess.Popen(
         command,
         cwd=ROOT,
