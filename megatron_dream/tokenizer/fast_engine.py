@@ -70,7 +70,7 @@ class FastEngine:
         if self._fast is not None:
             self._compare_pairs()
         self._bytes_since_check = 0
-        self._held = _resident_bytes()
+        self._held = resident_bytes()
 
     def encode(self, text: str) -> NDArray[np.integer[Any]]:
         """Ids of ``text``, whatever literals of special tokens it holds: [n].
@@ -162,9 +162,9 @@ class FastEngine:
         if self._bytes_since_check < _CHECK_BYTES:
             return
         self._bytes_since_check = 0
-        if _resident_bytes() > self._held + _REBUILD_GROWTH:
+        if resident_bytes() > self._held + _REBUILD_GROWTH:
             self._fast = _gigatoken(self._json)
-            self._held = _resident_bytes()
+            self._held = resident_bytes()
 
 
 def _probes(point: int) -> tuple[str, ...]:
@@ -192,6 +192,7 @@ def _gigatoken(tokenizer_json: str) -> Any:
     return importlib.import_module("gigatoken").Tokenizer.from_json(tokenizer_json)
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
+    """Resident memory of this process."""
     with open("/proc/self/statm", encoding="ascii") as stream:
         return int(stream.read().split()[1]) * _PAGE

@@ -52,7 +52,8 @@ def run_find_duplicates(
             hashes_per_bucket,
             words=words,  # type: ignore[arg-type]  # argparse checks it
         )
-        print(parameters.describe())
+        if not mpi:  # else every rank would say it
+            print(parameters.describe())
         make_signer = partial(NearSigner, parameters)
     if recipe is not None:
         sources = sources_of_recipe(recipe, shard_bytes)

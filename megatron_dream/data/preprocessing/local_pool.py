@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import signal
 import sys
@@ -16,15 +17,19 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from ...errors import DataError, UserError
+from ...tokenizer.fast_engine import resident_bytes
 from .dealing import Dealer
 from .job import Job
 from .parts import PartRecord
 
+MAX_GROWTH = 32 << 20
+_GROWN = 75  # exit code of a worker that another one takes over from
 _REPORT_SECONDS = 0.5
 Report = Callable[[int, int, int], None]
 
@@ -41,9 +46,11 @@ class LocalPool:
     Args:
         tokenizer_path: what the workers will need.
         workers: processes.
+        max_growth: bytes that a worker may grow by before another, forked anew, takes over: gigatoken
+            remembers every word, and a long run would end with all memory.
     """
 
-    def __init__(self, tokenizer_path: str, workers: int) -> None:
+    def __init__(self, tokenizer_path: str, workers: int, max_growth: int = MAX_GROWTH) -> None:
         forks = _may_fork()
         context = get_context("fork") if forks else get_context("spawn")
         self._control, control = context.Pipe()
@@ -52,7 +59,9 @@ class LocalPool:
         theirs = [end for _, end in pipes]
         # A forked leader has these too: open there, they would hide this process's end from workers.
         ours = [self._control, *(end for end, _ in pipes)] if forks else []
-        self._leader = context.Process(target=_lead, args=(control, theirs, tokenizer_path, ours))
+        self._leader = context.Process(
+            target=_lead, args=(control, theirs, tokenizer_path, max_growth, ours)
+        )
         self._leader.start()
         for end in (control, *theirs):
             end.close()
@@ -145,9 +154,10 @@ def _lead(
     control: Connection,
     pipes: Sequence[Connection],
     tokenizer_path: str,
+    max_growth: int,
     inherited: Sequence[Connection],
 ) -> None:
-    """The leader: load, wait for the job, fork a worker for each pipe, wait for their end."""
+    """The leader: load, wait for the job, keep workers at the pipes until they are done."""
     for end in inherited:
         end.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
@@ -162,40 +172,66 @@ def _lead(
         job = control.recv()
     except (EOFError, OSError):
         return
-    children = []
-    for mine in pipes:
+    control.close()
+    gc.collect()
+    gc.freeze()  # a collection in a worker would write to, and so copy, every page that it shares
+    _Leader(pipes, job, parts, max_growth).run()
+
+
+class _Leader:
+    """Keeps a worker at each pipe until its work is done; starts another for one that has grown."""
+
+    def __init__(self, pipes: Sequence[Connection], job: Job, parts: Any, max_growth: int) -> None:
+        self._pipes, self._serving = pipes, partial(_serve, job, parts, max_growth)
+        self._workers: dict[int, Connection] = {}  # by process id
+
+    def run(self) -> None:
+        """Until every worker has ended."""
+        signal.signal(signal.SIGTERM, self._kill)
+        for pipe in self._pipes:
+            self._start(pipe)
+        while self._workers:
+            child, status = os.wait()
+            pipe = self._workers.pop(child)
+            if os.waitstatus_to_exitcode(status) == _GROWN:
+                self._start(pipe)
+            else:
+                pipe.close()  # open here, it would hide from the parent that a worker died
+
+    def _start(self, pipe: Connection) -> None:
         child = os.fork()
-        if child == 0:
-            for other in (control, *(pipe for pipe in pipes if pipe is not mine)):
+        if child:
+            self._workers[child] = pipe
+            return
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for other in self._pipes:
+            if other is not pipe and not other.closed:
                 other.close()
-            _serve(mine, job, parts)
-            sys.stderr.flush()
-            os._exit(0)
-        children.append(child)
-    for pipe in pipes:
-        pipe.close()
-    signal.signal(signal.SIGTERM, lambda *_: _kill(children))
-    for child in children:
-        os.waitpid(child, 0)
+        code = self._serving(pipe)
+        sys.stderr.flush()
+        os._exit(code)
+
+    def _kill(self, *_: object) -> None:
+        for child in list(self._workers):
+            with contextlib.suppress(ProcessLookupError):  # it may have ended
+                os.kill(child, signal.SIGKILL)
 
 
-def _kill(children: list[int]) -> None:
-    for child in children:
-        with contextlib.suppress(ProcessLookupError):  # it may have ended
-            os.kill(child, signal.SIGKILL)
+def _serve(job: Job, parts: Any, max_growth: int, pipe: Connection) -> int:
+    """A worker: shard numbers in, reports and records or an error out, until the pipe closes.
 
-
-def _serve(pipe: Connection, job: Job, parts: Any) -> None:
-    """A worker: shard numbers in, reports and records or an error out, until the pipe closes."""
+    Returns:
+        Exit code: 0, or ``_GROWN`` once it has grown so far that another shall take over.
+    """
     from .shard_work import ShardWorker
 
     worker: ShardWorker | None = None
-    reporter = _Reporter(pipe)
+    reporter, held = _Reporter(pipe), resident_bytes()
     while True:
         try:
             shard = pipe.recv()
         except (EOFError, OSError):
-            return
+            return 0
         answer: Any
         try:
             worker = worker or ShardWorker(job, parts)
@@ -210,7 +246,9 @@ def _serve(pipe: Connection, job: Job, parts: Any) -> None:
         try:
             pipe.send(answer)
         except OSError:
-            return
+            return 0
+        if resident_bytes() > held + max_growth:
+            return _GROWN
 
 
 def _disk_error(error: OSError, job: Job) -> Exception:

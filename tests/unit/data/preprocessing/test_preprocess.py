@@ -14,6 +14,10 @@ import pytest
 
 from megatron_dream.cli import main
 from megatron_dream.data.preprocessing import preprocess
+from megatron_dream.data.preprocessing.command import PreprocessOptions, plan_job
+from megatron_dream.data.preprocessing.local_pool import LocalPool
+from megatron_dream.data.preprocessing.run import run_job
+from megatron_dream.data.readers import text_adapter
 from megatron_dream.errors import DataError, UserError
 from megatron_dream.tokenizer import load_tokenizer
 from megatron_dream.tokenizer.train import train_sentencepiece
@@ -314,3 +318,16 @@ def test_a_full_disk_is_a_sentence_and_what_is_done_stays(corpus, code_model, tm
     for ending in ENDINGS:
         written = (tmp_path / "o").with_suffix(ending).read_bytes()
         assert written == expected.with_suffix(ending).read_bytes()
+
+
+def test_workers_that_take_over_from_one_another_write_the_same(corpus, code_model, tmp_path):
+    options = PreprocessOptions(shard_bytes=200_000, max_reject_share=0.5)
+    written = []
+    for name, growth in (("kept", 1 << 40), ("renewed", -(1 << 40))):  # never, after every shard
+        plan = ([corpus], tmp_path / name, code_model, text_adapter("text"), options, True)
+        with LocalPool(str(code_model), 2, growth) as pool:
+            job = plan_job(*plan)
+            assert len(job.shards) > 4
+            assert run_job(job, pool, quiet=True).documents > 0
+        written.append([(tmp_path / name).with_suffix(e).read_bytes() for e in ENDINGS])
+    assert written[0] == written[1]
