@@ -92,10 +92,12 @@ def started(words: Sequence[str]) -> Iterator[tuple[subprocess.Popen[str], Calla
             log.seek(0)
             return log.read()
 
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave nobody behind
         try:
             yield process, output
         finally:
             kill(process)
+            signal.signal(signal.SIGTERM, before)
 
 
 def run(words: Sequence[str], expected_code: int = 0) -> tuple[float, str]:

@@ -10,6 +10,7 @@ A job is a function of a test file, named by path and name: ``job(**arguments) -
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import subprocess
@@ -123,6 +124,7 @@ def _serve(address: str) -> None:
             answer = (False, traceback.format_exc())
         if answer[0]:
             parallel.stop()
+            gc.collect()  # models are cycles that hold groups, whose threads wake up for ever
         connection.send(answer)
 
 
