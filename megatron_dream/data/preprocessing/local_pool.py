@@ -28,7 +28,7 @@ from .dealing import Dealer
 from .job import Job
 from .parts import PartRecord
 
-MAX_GROWTH = 32 << 20
+MAX_GROWTH = 16 << 20
 _GROWN = 75  # exit code of a worker that another one takes over from
 _REPORT_SECONDS = 0.5
 Report = Callable[[int, int, int], None]

@@ -115,6 +115,7 @@ class _Run:
         if overwrite:
             _remove(job)
         if done := completed_result(job):
+            shutil.rmtree(job.parts, ignore_errors=True)  # a kill may have come just before that
             return done
         if prefix_path(job.prefix, ".bin").exists() and not job.parts.exists():
             raise DataError(
@@ -196,7 +197,8 @@ def merge_parts(
     write_rejects(job, dict(enumerate(records)))
     publish(outputs, lengths, job.dtype)
     result = result_of(job, records, outputs)
-    for output, sidecar in zip(outputs, sidecars(job, records, outputs, lengths), strict=True):
+    described = list(zip(outputs, sidecars(job, records, outputs, lengths), strict=True))
+    for output, sidecar in reversed(described):  # the first one, last, says that all are there
         write_json(prefix_path(output.prefix, ".json"), sidecar)
     shutil.rmtree(job.parts)
     return result

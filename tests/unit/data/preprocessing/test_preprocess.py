@@ -331,3 +331,15 @@ def test_workers_that_take_over_from_one_another_write_the_same(corpus, code_mod
             assert run_job(job, pool, quiet=True).documents > 0
         written.append([(tmp_path / name).with_suffix(e).read_bytes() for e in ENDINGS])
     assert written[0] == written[1]
+
+
+def test_parts_that_a_kill_left_behind_go_when_the_command_is_called_again(
+    corpus, code_model, tmp_path
+):
+    options = {"max_reject_share": 0.5, "quiet": True}
+    preprocess([corpus], tmp_path / "o", code_model, **options)
+    parts = tmp_path / "o.parts"
+    parts.mkdir()
+    (parts / "000000.len").write_bytes(b"")
+    assert preprocess([corpus], tmp_path / "o", code_model, **options).is_old
+    assert not parts.exists()
