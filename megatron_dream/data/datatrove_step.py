@@ -20,7 +20,7 @@ from .document import Document
 from .encode_documents import DocumentEncoder
 from .preprocessing.job import Job, TokenizerIdentity
 from .preprocessing.parts import PartRecord, PartWriter
-from .preprocessing.run import merge_parts
+from .preprocessing.run import concatenation_of, publish_parts
 from .readers import Limits, text_adapter
 
 _BATCH_CHARACTERS = 1 << 20
@@ -76,7 +76,9 @@ class TokenFilesWriter(_PipelineStep):
                 yield from batch
             record = writer.commit(record)
         if record.documents:
-            merge_parts(job, [record], fresh=[0])
+            with concatenation_of(job) as whole:
+                whole.add(record, is_fresh=True)
+                publish_parts(job, [record], whole)
 
     def _write(
         self, batch: list[Any], encoder: DocumentEncoder, writer: PartWriter, record: PartRecord

@@ -23,6 +23,7 @@ import orjson
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from ..memory import resident_bytes
 from .base import Tokenizer
 from .huggingface import HuggingFaceTokenizer
 
@@ -31,7 +32,6 @@ _NUM_CODE_POINTS = 0x110000
 # gigatoken remembers words and never forgets: 7 bytes for each byte of random words were measured.
 _REBUILD_GROWTH = 1 << 29
 _CHECK_BYTES = 1 << 25
-_PAGE = 4096
 _COMPARED_AT_ONCE = 64
 _COMPOSED = ((0xA0, 0x3400), (0xF900, 0x20000))  # where composed characters lie
 
@@ -190,9 +190,3 @@ def _composing_pairs() -> list[str]:
 def _gigatoken(tokenizer_json: str) -> Any:
     """Gigatoken's tokenizer; the only place that imports it."""
     return importlib.import_module("gigatoken").Tokenizer.from_json(tokenizer_json)
-
-
-def resident_bytes() -> int:
-    """Resident memory of this process."""
-    with open("/proc/self/statm", encoding="ascii") as stream:
-        return int(stream.read().split()[1]) * _PAGE

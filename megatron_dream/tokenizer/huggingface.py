@@ -20,6 +20,9 @@ from megatron_dream.tokenizer.fast_json import fingerprint_json
 from megatron_dream.tokenizer.hf_files import write_tokenizer_files
 from megatron_dream.tokenizer.special import AddedToken, missing_tokens
 
+# Above, texts are encoded without offsets, which take half of the 140 bytes a character.
+_LONG = 1 << 16
+
 
 class HuggingFaceTokenizer(Tokenizer):
     """A fast tokenizer; Dream's tokens are added where they are missing."""
@@ -124,6 +127,8 @@ class HuggingFaceTokenizer(Tokenizer):
         )
 
     def _encode_plain(self, text: str) -> list[int]:
+        if len(text) > _LONG:
+            return self._encode_plain_batch([text])[0]
         return self._library.encode(text, add_special_tokens=False).ids
 
     def _encode_plain_batch(self, texts: list[str]) -> list[list[int]]:

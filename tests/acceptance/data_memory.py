@@ -1,6 +1,6 @@
 """Peak memory of preprocessing: flat, whatever the length of the input.
 
-    python tests/acceptance/data_memory.py [--megabytes 20 200] [--workers 2]
+    python tests/acceptance/data_memory.py [--megabytes 80 800] [--workers 2]
 
 All processes of the command are looked at every 50 ms: their proportional set sizes together (shared
 pages counted once), and the highest resident size that each ever had. Shards are small, so that all
@@ -81,7 +81,7 @@ def _field(path: str, name: str) -> int:
 def main() -> int:
     """Measure the sizes one after the other; 1 where the last needs more than a tenth over the first."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--megabytes", type=float, nargs=2, default=(20, 200), metavar="MB")
+    parser.add_argument("--megabytes", type=float, nargs=2, default=(80, 800), metavar="MB")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--shard-mb", type=float, default=4)
     parser.add_argument("--tokenizer", type=Path, help="instead of Qwen2's")

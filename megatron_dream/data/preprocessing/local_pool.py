@@ -23,12 +23,13 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from ...errors import DataError, UserError
-from ...tokenizer.fast_engine import resident_bytes
+from ...memory import resident_bytes, trim_heap
 from .dealing import Dealer
 from .job import Job
 from .parts import PartRecord
 
-MAX_GROWTH = 16 << 20
+MAX_GROWTH = 64 << 20
+_TRIM_GROWTH = 8 << 20  # by more than that, a worker gives back what it has freed
 _GROWN = 75  # exit code of a worker that another one takes over from
 _REPORT_SECONDS = 0.5
 Report = Callable[[int, int, int], None]
@@ -161,6 +162,7 @@ def _lead(
     for end in inherited:
         end.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the workers are the parallelism
     from .shard_work import load_encoder_parts
 
     parts: Any
@@ -174,6 +176,7 @@ def _lead(
         return
     control.close()
     gc.collect()
+    trim_heap()
     gc.freeze()  # a collection in a worker would write to, and so copy, every page that it shares
     _Leader(pipes, job, parts, max_growth).run()
 
@@ -247,8 +250,10 @@ def _serve(job: Job, parts: Any, max_growth: int, pipe: Connection) -> int:
             pipe.send(answer)
         except OSError:
             return 0
-        if resident_bytes() > held + max_growth:
-            return _GROWN
+        if resident_bytes() > held + _TRIM_GROWTH:
+            trim_heap()
+            if resident_bytes() > held + max_growth:
+                return _GROWN
 
 
 def _disk_error(error: OSError, job: Job) -> Exception:

@@ -1,9 +1,10 @@
 """Parts to ``P.bin`` and ``P.idx``: concatenation in shard order, offsets from the lengths.
 
 The index is megatron-core's (``MMIDIDX``, version 1): header, int32 length and int64 byte offset of
-every document, int64 document ends. Bytes are copied by the kernel, and a part's ids go as soon as
-their copy is on the disk, so that a merge needs little more room than its result: a journal says how
-far it is, and a killed merge cuts its file back to there and goes on.
+every document, int64 document ends. Parts are taken in as soon as all before them are there, in a
+thread beside the workers. Bytes are copied by the kernel, and a part's ids go as soon as their copy is
+on the disk, so that a merge needs little more room than its result: a journal says how far it is, and
+a killed merge cuts its file back to there and goes on.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import IO
 
 import numpy as np
@@ -27,7 +29,7 @@ from .parts import PartRecord, check_part, part_path
 
 _HEADER = struct.Struct("<9sQB")  # magic, version, dtype code
 _CODES = {"int32": 4, "uint16": 8}
-_SYNC_BYTES = 1 << 30  # copied between two entries of the journal
+_SYNC_BYTES = 1 << 28  # copied between two entries of the journal
 _COPY_BYTES = 1 << 26  # asked of the kernel at once
 _UNLINK_THREADS = 4
 JOURNAL = "merge.json"
@@ -39,41 +41,72 @@ class OutputFile:
 
     Attributes:
         prefix: path without ending.
+        temporary: where its ids grow before they have their name.
         first: number of its first document.
         end: one past its last.
         num_bytes: of ``.bin``.
     """
 
     prefix: Path
+    temporary: Path
     first: int
     end: int
     num_bytes: int
 
 
-def plan_outputs(
-    prefix: Path, lengths: NDArray[np.int32], itemsize: int, max_bytes: int
-) -> list[OutputFile]:
-    """Cut the documents into files of at most ``max_bytes``; one file keeps the plain prefix.
+class Cuts:
+    """Where one file ends and the next begins: none holds more than ``max_bytes``.
 
-    A document is never cut: a longer one has a file of its own.
+    A document is never cut: a longer one has a file of its own. Whatever follows, a cut stays where it
+    is, so that files can be written before all lengths are known.
+
+    Args:
+        itemsize: bytes of one id.
+        max_bytes: of one file.
+
+    Attributes:
+        documents: in all files.
+        num_bytes: of all files.
+        starts: (documents, bytes) before each file.
     """
-    ends = np.cumsum(lengths, dtype=np.int64) * itemsize
-    cuts = [0]
-    while cuts[-1] < lengths.size:
-        before = int(ends[cuts[-1] - 1]) if cuts[-1] else 0
-        fitting = int(np.searchsorted(ends, before + max_bytes, side="right"))
-        cuts.append(min(max(fitting, cuts[-1] + 1), lengths.size))
-    pairs = list(zip(cuts, cuts[1:], strict=False))
-    single = len(pairs) == 1
-    return [
-        OutputFile(
-            prefix if single else prefix.with_name(f"{prefix.name}_{number:05d}"),
-            first,
-            end,
-            int(ends[end - 1]) - (int(ends[first - 1]) if first else 0),
-        )
-        for number, (first, end) in enumerate(pairs)
-    ]
+
+    def __init__(self, itemsize: int, max_bytes: int) -> None:
+        self._itemsize, self._max = itemsize, max_bytes
+        self.documents = self.num_bytes = 0
+        self.starts = [(0, 0)]
+
+    def add(self, lengths: NDArray[np.int32]) -> None:
+        """Take in the next documents, int32 [documents]."""
+        if not lengths.size:
+            return
+        ends = self.num_bytes + np.cumsum(lengths, dtype=np.int64) * self._itemsize
+        while True:
+            first, start = self.starts[-1]
+            over = int(np.searchsorted(ends, start + self._max, side="right"))
+            if self.documents + over == first:  # too long for any file, it has this one
+                over += 1
+            if over >= lengths.size:
+                break
+            before = int(ends[over - 1]) if over else self.num_bytes
+            self.starts.append((self.documents + over, before))
+        self.documents += lengths.size
+        self.num_bytes = int(ends[-1])
+
+    def outputs(self, prefix: Path) -> list[OutputFile]:
+        """The files; a single one keeps the plain prefix."""
+        bounds = [*self.starts, (self.documents, self.num_bytes)]
+        return [
+            OutputFile(
+                prefix=prefix
+                if len(self.starts) == 1
+                else prefix.with_name(f"{prefix.name}_{number:05d}"),
+                temporary=temporary_bin(prefix, number),
+                first=bounds[number][0],
+                end=bounds[number + 1][0],
+                num_bytes=bounds[number + 1][1] - bounds[number][1],
+            )
+            for number in range(len(self.starts))
+        ]
 
 
 def write_index(path: Path, lengths: NDArray[np.int32], dtype: np.dtype[np.generic]) -> None:
@@ -94,129 +127,185 @@ def write_index(path: Path, lengths: NDArray[np.int32], dtype: np.dtype[np.gener
 
 
 class Concatenation:
-    """The ids of all parts in order, cut into output files; goes on after a kill.
+    """A context: the ids of all parts in order, cut into output files; goes on after a kill.
 
     Args:
         folder: ``P.parts``.
-        records: of all shards, in order.
-        outputs: of ``plan_outputs``.
+        prefix: of the job.
         itemsize: bytes of one id.
-        report: called with the bytes copied since the last call.
-        fresh: shards whose parts this command has just written on this machine: their checksums, a
-            third of the time that all this takes, are not computed again.
+        max_bytes: of one file.
+
+    Attributes:
+        cuts: between the output files.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        records: Sequence[PartRecord],
-        outputs: Sequence[OutputFile],
-        itemsize: int,
-        report: Callable[[int], None],
-        fresh: Collection[int] = (),
-    ) -> None:
-        self.folder, self.records, self.outputs = folder, records, outputs
-        self.fresh = frozenset(fresh)
-        self.itemsize, self.report = itemsize, report
-        self.sizes = [record.tokens * itemsize for record in records]
+    def __init__(self, folder: Path, prefix: Path, itemsize: int, max_bytes: int) -> None:
+        self.folder, self.prefix = folder, prefix
+        self.cuts = Cuts(itemsize, max_bytes)
+        self._lengths: list[NDArray[np.int32]] = []
+        self._durable = self._copied = self._journal()  # bytes of all ids together
+        self._stream: IO[bytes] | None = None  # the file that grows
+        self._number = 0  # which of the output files it is
+        self._here: list[tuple[int, Path]] = []  # parts whose ids are still there: end, path
 
-    def run(self) -> None:
-        """Copy what is not copied yet; afterwards every output's ids lie in ``temporary_bin``."""
-        done = self._journal()
-        self.report(done)
-        starts = np.concatenate([[0], np.cumsum(self.sizes)]).astype(np.int64)
-        position = 0
-        for output in self.outputs:
-            end = position + output.num_bytes
-            if done < end:
-                self._fill(output, starts, max(done, position), position, end)
-                done = end
-            position = end
+    def __enter__(self) -> Concatenation:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+    def add(self, record: PartRecord, *, is_fresh: bool = False) -> None:
+        """Append the next part in shard order.
+
+        Args:
+            record: of the part.
+            is_fresh: this command has just written it on this machine: its checksum, a third of the
+                time that all this takes, is not computed again.
+
+        Raises:
+            DataError: the part is missing or altered, or what was copied before is.
+        """
+        if record.documents:
+            path = check_part(self.folder, record, ".len")
+            self._lengths.append(np.fromfile(path, dtype=np.int32))
+            start = self.cuts.num_bytes
+            self.cuts.add(self._lengths[-1])
+            self._copy(record, start, is_fresh)
+        if self._copied - self._durable >= _SYNC_BYTES:
+            self._checkpoint()
+
+    def finish(self) -> tuple[list[OutputFile], NDArray[np.int32]]:
+        """Make all durable: the outputs' ids lie in their temporary files. Lengths: int32 [documents]."""
+        self._checkpoint()
+        if not self._lengths:
+            return [], np.empty(0, dtype=np.int32)
+        return self.cuts.outputs(self.prefix), np.concatenate(self._lengths)
 
     def _journal(self) -> int:
-        """Bytes of all outputs together that are on the disk."""
         try:
             return int(json.loads((self.folder / JOURNAL).read_text(encoding="utf-8"))["bytes"])
         except FileNotFoundError:
             return 0
 
-    def _fill(
-        self, output: OutputFile, starts: NDArray[np.int64], at: int, first: int, end: int
-    ) -> None:
-        path = temporary_bin(output)
+    def _copy(self, record: PartRecord, start: int, is_fresh: bool) -> None:
+        """Append a part's ids, which begin at byte ``start`` of all, where they are not copied yet."""
+        end, path = self.cuts.num_bytes, part_path(self.folder, record.shard, ".bin")
+        self._here.append((end, path))
+        if end <= self._copied:
+            return
+        if not is_fresh:
+            check_part(self.folder, record, ".bin")
+        with open(path, "rb") as part:
+            while self._copied < end:
+                stream, room = self._open(end)
+                at = self._copied - start
+                count = os.sendfile(stream.fileno(), part.fileno(), at, min(room, _COPY_BYTES))
+                if count == 0:
+                    raise OSError(f"{path} ended at byte {at}")
+                self._copied += count
+
+    def _open(self, end: int) -> tuple[IO[bytes], int]:
+        """The file that the next byte goes to, and how many up to byte ``end`` of all fit into it."""
+        starts = [first_byte for _, first_byte in self.cuts.starts[self._number :]]
+        ahead = int(np.searchsorted(starts, self._copied, side="right")) - 1
+        if ahead and self._stream is not None:
+            self._checkpoint()
+            self._stream.close()
+            self._stream = None
+        self._number += ahead
+        if self._stream is None:
+            self._stream = self._open_at(self._copied - starts[ahead])
+        following = starts[ahead + 1] if ahead + 1 < len(starts) else end
+        return self._stream, min(end, following) - self._copied
+
+    def _open_at(self, size: int) -> IO[bytes]:
+        """The current file, cut to ``size`` bytes, which the journal says are on the disk."""
+        path = temporary_bin(self.prefix, self._number)
         path.touch()
-        if path.stat().st_size < at - first:
+        if path.stat().st_size < size:
             raise DataError(
                 f"{path} is shorter than {self.folder / JOURNAL} says; remove {self.folder} and "
                 f"preprocess again."
             )
-        with open(path, "r+b") as stream:
-            stream.truncate(at - first)
-            stream.seek(0, os.SEEK_END)
-            since = 0
-            for shard, low, high in _overlaps(starts, at, end):
-                since += self._copy(shard, low, high, stream)
-                if since >= _SYNC_BYTES:
-                    self._checkpoint(stream, starts, int(starts[shard]) + high)
-                    since = 0
-            self._checkpoint(stream, starts, end)
+        stream = open(path, "r+b")  # noqa: SIM115
+        stream.truncate(size)
+        stream.seek(0, os.SEEK_END)
+        return stream
 
-    def _copy(self, shard: int, low: int, high: int, stream: IO[bytes]) -> int:
-        """Append bytes [low, high) of a part's ids."""
-        path = part_path(self.folder, shard, ".bin")
-        if shard not in self.fresh:
-            check_part(self.folder, self.records[shard], ".bin")
-        with open(path, "rb") as part:
-            while low < high:
-                count = os.sendfile(
-                    stream.fileno(), part.fileno(), low, min(high - low, _COPY_BYTES)
-                )
-                if count == 0:
-                    raise OSError(f"{path} ended at byte {low}")
-                low += count
-                self.report(count)
-        return high
-
-    def _checkpoint(self, stream: IO[bytes], starts: NDArray[np.int64], done: int) -> None:
+    def _checkpoint(self) -> None:
         """Make the copy durable, say so, and let go of the parts that it replaces."""
-        os.fsync(stream.fileno())
-        write_json(self.folder / JOURNAL, {"bytes": done})
-        finished = int(np.searchsorted(starts, done, side="right")) - 1
-        gone = []
-        for shard in range(finished - 1, -1, -1):
-            path = part_path(self.folder, shard, ".bin")
-            if self.sizes[shard] and not path.exists():
-                break  # gone at an earlier checkpoint, and all before it
-            gone.append(path)
+        if self._stream is not None and self._copied > self._durable:
+            os.fsync(self._stream.fileno())
+            write_json(self.folder / JOURNAL, {"bytes": self._copied})
+            self._durable = self._copied
+        gone = [path for end, path in self._here if end <= self._durable]
+        self._here = self._here[len(gone) :]
         with ThreadPoolExecutor(
             _UNLINK_THREADS
         ) as threads:  # the kernel frees their pages meanwhile
             list(threads.map(lambda path: path.unlink(missing_ok=True), gone))
 
 
-def _overlaps(starts: NDArray[np.int64], at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """(shard, low, high): the bytes of each shard's ids that lie in [at, end) of all ids."""
-    for shard in range(max(0, int(np.searchsorted(starts, at, side="right")) - 1), len(starts) - 1):
-        low, high = max(at, int(starts[shard])), min(end, int(starts[shard + 1]))
-        if int(starts[shard]) >= end:
-            return
-        if low < high:
-            yield shard, low - int(starts[shard]), high - int(starts[shard])
+class BackgroundConcatenation:
+    """A context that concatenates in a thread of its own, while workers make the parts to come.
+
+    Args:
+        concatenation: what to do; nobody else may touch it before ``finish``.
+    """
+
+    def __init__(self, concatenation: Concatenation) -> None:
+        self._concatenation = concatenation
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="merge")
+        self._waiting: dict[int, tuple[PartRecord, bool]] = {}  # for parts before them
+        self._next = 0
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> BackgroundConcatenation:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._concatenation.__exit__(kind, error, trace)
+
+    def add(self, record: PartRecord, *, is_fresh: bool) -> None:
+        """Tell of a part that exists now; the order does not matter.
+
+        Raises:
+            DataError, OSError: what an earlier part met.
+        """
+        self._waiting[record.shard] = (record, is_fresh)
+        while following := self._waiting.pop(self._next, None):
+            self._last = self._thread.submit(self._follow, self._last, *following)
+            self._next += 1
+        if self._last is not None and self._last.done():
+            self._last.result()
+
+    def finish(self) -> tuple[list[OutputFile], NDArray[np.int32]]:
+        """Wait for all parts (see ``Concatenation.finish``)."""
+        if self._last is not None:
+            self._last.result()
+        return self._concatenation.finish()
+
+    def _follow(self, before: Future[None] | None, record: PartRecord, is_fresh: bool) -> None:
+        if before is not None:
+            before.result()  # after an error nothing more is appended
+        self._concatenation.add(record, is_fresh=is_fresh)
 
 
-def temporary_bin(output: OutputFile) -> Path:
-    """Where an output's ids grow before they have their name."""
-    return output.prefix.with_name(f".{output.prefix.name}.bin.tmp")
-
-
-def read_lengths(folder: Path, records: Sequence[PartRecord]) -> NDArray[np.int32]:
-    """Ids of every document of the job, int32 [documents], checked against the records."""
-    parts = [
-        np.fromfile(check_part(folder, record, ".len"), dtype=np.int32)
-        for record in records
-        if record.documents
-    ]
-    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int32)
+def temporary_bin(prefix: Path, number: int) -> Path:
+    """Where the ids of an output file grow before they have their name."""
+    return prefix.with_name(f".{prefix.name}.{number:05d}.bin.tmp")
 
 
 def publish(
@@ -226,7 +315,7 @@ def publish(
     for output in outputs:
         prefix_path(output.prefix, ".json").unlink(missing_ok=True)
         prefix_path(output.prefix, ".idx").unlink(missing_ok=True)
-        if temporary_bin(output).exists():
-            os.replace(temporary_bin(output), prefix_path(output.prefix, ".bin"))
+        if output.temporary.exists():
+            os.replace(output.temporary, prefix_path(output.prefix, ".bin"))
         fsync_folder(output.prefix.parent)
         write_index(prefix_path(output.prefix, ".idx"), lengths[output.first : output.end], dtype)

@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ...errors import DataError
 from ...files import atomic_write
 from ..contamination import decontaminated_against
@@ -62,7 +59,6 @@ def sidecars(
     job: Job,
     records: Sequence[PartRecord],
     outputs: Sequence[OutputFile],
-    lengths: NDArray[np.int32],
 ) -> Iterator[dict[str, Any]]:
     """``P.json`` of every output, in order; the first tells of the whole job."""
     licences: dict[str, list[int]] = {}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from . import mpi as mpi_world
 from .dealing import ListDealer, shards_of_part
 from .job import Job, open_manifest
 from .local_pool import LocalPool
-from .merge import Concatenation, plan_outputs, publish, read_lengths
+from .merge import BackgroundConcatenation, Concatenation, publish
 from .parts import PartRecord, finished_parts, sync_folder
 from .report import PreprocessResult, completed_result, result_of, sidecars, write_rejects
 
@@ -60,11 +61,12 @@ class _Run:
         self.records: dict[int, PartRecord] = {}
         self.fresh: set[int] = set()  # written by this command, on this machine
         self.progress: PreprocessProgress | None = None
+        self.merge: BackgroundConcatenation | None = None
 
     def on_one_node(self, overwrite: bool) -> PreprocessResult | None:
         if done := self._prepare(overwrite):
             return done
-        with self._started_progress():
+        with self._started_progress(), self._merging():
             todo = self._todo()
             if todo:
                 self.pool.run(self.job, ListDealer(todo), self._report, self._finished_here)
@@ -136,6 +138,17 @@ class _Run:
         self.progress = PreprocessProgress(self.job.input_bytes, done_bytes=done)
         return self.progress
 
+    @contextlib.contextmanager
+    def _merging(self) -> Iterator[None]:
+        """Put parts together while others are made, unless other tasks of an array make these."""
+        if self.part is not None:
+            yield
+            return
+        with BackgroundConcatenation(concatenation_of(self.job)) as self.merge:
+            for record in self.records.values():
+                self.merge.add(record, is_fresh=False)
+            yield
+
     def _report(self, documents: int, tokens: int, num_bytes: int) -> None:
         if self.progress is not None and not self.quiet:
             self.progress.update(documents, tokens, num_bytes)
@@ -143,6 +156,8 @@ class _Run:
     def _finished_here(self, record: PartRecord) -> None:
         self.fresh.add(record.shard)
         self._finished(record)
+        if self.merge is not None:
+            self.merge.add(record, is_fresh=True)
 
     def _finished(self, record: PartRecord) -> None:
         self.records[record.shard] = record
@@ -174,16 +189,28 @@ class _Run:
             print(f"{job.parts}: all parts are done; run the command without --part.")
             return None
         ordered = [self.records[number] for number in range(len(job.shards))]
-        return merge_parts(job, ordered, self.fresh)
+        if self.merge is not None:
+            return publish_parts(job, ordered, self.merge)
+        with concatenation_of(job) as whole:
+            for record in ordered:
+                whole.add(record, is_fresh=record.shard in self.fresh)
+            return publish_parts(job, ordered, whole)
 
 
-def merge_parts(
-    job: Job, records: Sequence[PartRecord], fresh: Collection[int] = ()
+def concatenation_of(job: Job) -> Concatenation:
+    """Of a job's parts; goes on where an earlier run was."""
+    return Concatenation(job.parts, job.prefix, job.dtype.itemsize, job.max_file_bytes)
+
+
+def publish_parts(
+    job: Job,
+    records: Sequence[PartRecord],
+    concatenation: Concatenation | BackgroundConcatenation,
 ) -> PreprocessResult:
-    """Make the outputs of all parts, and remove the parts (``fresh``: see ``Concatenation``)."""
+    """Make the outputs of all parts, which the concatenation was given, and remove the parts."""
     sync_folder(job.parts)
-    lengths = read_lengths(job.parts, records)
-    if lengths.size == 0:
+    outputs, lengths = concatenation.finish()
+    if not outputs:
         named = write_rejects(job, dict(enumerate(records)))
         raise DataError(
             f"{job.files[0].path}: no document is left to write, {sum(r.rejected for r in records)} "
@@ -191,13 +218,10 @@ def merge_parts(
             f"{sum(r.dropped for r in records)} filtered out and {sum(r.empty for r in records)} empty; "
             f"check the files, --json-key and the filters."
         )
-    outputs = plan_outputs(job.prefix, lengths, job.dtype.itemsize, job.max_file_bytes)
-    copy = Concatenation(job.parts, records, outputs, job.dtype.itemsize, lambda count: None, fresh)
-    copy.run()
     write_rejects(job, dict(enumerate(records)))
     publish(outputs, lengths, job.dtype)
     result = result_of(job, records, outputs)
-    described = list(zip(outputs, sidecars(job, records, outputs, lengths), strict=True))
+    described = list(zip(outputs, sidecars(job, records, outputs), strict=True))
     for output, sidecar in reversed(described):  # the first one, last, says that all are there
         write_json(prefix_path(output.prefix, ".json"), sidecar)
     shutil.rmtree(job.parts)
@@ -214,3 +238,5 @@ def _remove(job: Job) -> None:
         prefix = found if found == job.prefix else found.with_suffix("")
         for ending in (".idx", ".json", ".bin", ".rejects.jsonl"):
             prefix_path(prefix, ending).unlink(missing_ok=True)
+    for left in job.prefix.parent.glob(f".{job.prefix.name}.[0-9][0-9][0-9][0-9][0-9].bin.tmp"):
+        left.unlink()

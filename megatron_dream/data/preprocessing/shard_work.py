@@ -94,7 +94,7 @@ class _ShardRun:
         )
         self.writer, self.report = writer, report
         self.record = PartRecord(shard=number)
-        self.seconds = {"read": 0.0, "filter": 0.0, "tokenize": 0.0, "write": 0.0}
+        self.seconds = {"read": 0.0, "parse": 0.0, "filter": 0.0, "tokenize": 0.0, "write": 0.0}
 
     def read(self, piece: Piece) -> None:
         """Work on one piece."""
@@ -123,7 +123,7 @@ class _ShardRun:
     def _batches(self, reader: PieceReader) -> Iterator[list[Document]]:
         """Documents of about a megabyte together; rejects are noted on the way."""
         batch: list[Document] = []
-        size, piece = 0, len(self.record.pieces)
+        size, piece, spent = 0, len(self.record.pieces), 0.0
         started = time.perf_counter()
         for outcome in reader:
             if type(outcome) is Reject:
@@ -132,10 +132,12 @@ class _ShardRun:
             batch.append(outcome)  # type: ignore[arg-type]
             size += len(outcome.text)  # type: ignore[union-attr]
             if size >= _BATCH_CHARACTERS or len(batch) >= _BATCH_DOCUMENTS:
-                self.seconds["read"] += time.perf_counter() - started
+                spent += time.perf_counter() - started
                 yield batch
                 batch, size, started = [], 0, time.perf_counter()
-        self.seconds["read"] += time.perf_counter() - started
+        spent += time.perf_counter() - started
+        self.seconds["read"] += reader.read_seconds
+        self.seconds["parse"] += spent - reader.read_seconds
         if batch:
             yield batch
 

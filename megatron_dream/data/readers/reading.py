@@ -6,9 +6,10 @@ fails there is looked at again, slowly, by records.py, which knows the reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from ...errors import DataError
 from ..document import Document, Reject
@@ -24,6 +25,7 @@ from .storage import import_package
 from .tables import Rows, TableError, missing_columns, open_table
 
 Outcome = Document | Reject
+_T = TypeVar("_T")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -80,6 +82,7 @@ class PieceReader:
     Attributes:
         num_records: passed so far, blank lines included; all of the piece's once it is read.
         num_bytes: of the file, read so far (for tables the piece's share, once it is read).
+        read_seconds: spent on bytes and, for tables, on their decoding; the rest is parsing.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class PieceReader:
         self._fields_of = adapter.fields_getter(self.asked)
         self.num_records = 0
         self.num_bytes = 0
+        self.read_seconds = 0.0
 
     def __iter__(self) -> Iterator[Outcome]:
         if self.file.format == "jsonl":
@@ -135,7 +139,7 @@ class PieceReader:
         skips_first = piece.start > 0
         batches = line_batches(blocks, start, skips_first=skips_first, limit=limit)
         with _stopping_at_failures(self.file):
-            for batch in batches:
+            for batch in self._timed(batches):
                 if piece.start == 0 and self.num_records == 0:
                     batch.lines = _without_mark(batch.lines)
                 self.num_bytes = blocks.consumed
@@ -169,7 +173,7 @@ class PieceReader:
         held, limit = bytearray(), self.limits.line_bytes
         try:
             with _stopping_at_failures(self.file):
-                for _, block in blocks:
+                for _, block in self._timed(blocks):
                     held += block
                     if len(held) > limit:
                         raise RecordError(f"over the limit of {limit:,} bytes (line_bytes)")
@@ -190,7 +194,7 @@ class PieceReader:
         try:
             with open_table(self.file, self.limits) as table:
                 columns = self._columns(table.columns)
-                for rows in table.rows(columns, self.piece.start, self.piece.stop):
+                for rows in self._timed(table.rows(columns, self.piece.start, self.piece.stop)):
                     yield from self._of_rows(rows)
                     self.num_records += rows.count
         except TableError as error:
@@ -229,6 +233,18 @@ class PieceReader:
                 yield Document(text, self.source, self.file.name, *place, fields)
             except RecordError as error:
                 yield Reject(self.file.name, number + index, rows.first + index, str(error))
+
+    def _timed(self, items: Iterable[_T]) -> Iterator[_T]:
+        iterator = iter(items)
+        while True:
+            started = time.perf_counter()
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                self.read_seconds += time.perf_counter() - started
+            yield item
 
     def _reject(self, position: int, reason: str, passed: int | None = None) -> Reject:
         number = self.first + (self.num_records if passed is None else passed)

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from megatron_dream.data.preprocessing import merge
 from megatron_dream.data.preprocessing.merge import (
+    BackgroundConcatenation,
     Concatenation,
-    plan_outputs,
     publish,
-    read_lengths,
 )
 from megatron_dream.data.preprocessing.parts import PartRecord, PartWriter, finished_parts
 from megatron_dream.errors import DataError
@@ -36,9 +35,10 @@ def make_parts(folder, documents_by_part, dtype=INT32):
 
 
 def merge_all(folder, prefix, records, dtype=INT32, max_bytes=1 << 40):
-    lengths = read_lengths(folder, records)
-    outputs = plan_outputs(prefix, lengths, dtype.itemsize, max_bytes)
-    Concatenation(folder, records, outputs, dtype.itemsize, lambda count: None).run()
+    with Concatenation(folder, prefix, dtype.itemsize, max_bytes) as whole:
+        for record in records:
+            whole.add(record)
+        outputs, lengths = whole.finish()
     publish(outputs, lengths, dtype)
     return outputs
 
@@ -89,6 +89,35 @@ def test_large_outputs_are_cut_between_documents(tmp_path_factory, plan, max_byt
         name = folder / f"expected-{output.first}"
         assert contents(output.prefix) == builder_bytes(name, inside)
     assert (outputs[0].prefix == folder / "p") == (len(outputs) == 1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), plan=plans, max_bytes=st.integers(8, 200))
+def test_parts_may_come_in_any_order(tmp_path_factory, data, plan, max_bytes):
+    """Beside the workers: a part is appended once all before it are there."""
+    folder = tmp_path_factory.mktemp("background")
+    records = make_parts(folder / "p.parts", plan)
+    whole = Concatenation(folder / "p.parts", folder / "p", 4, max_bytes)
+    with BackgroundConcatenation(whole) as merge:
+        for record in data.draw(st.permutations(records)):
+            merge.add(record, is_fresh=data.draw(st.booleans()))
+        outputs, lengths = merge.finish()
+    publish(outputs, lengths, INT32)
+    documents = [ids for part in plan for ids in part]
+    for output in outputs:
+        expected = builder_bytes(folder / "expected", documents[output.first : output.end])
+        assert contents(output.prefix) == expected
+
+
+def test_nothing_follows_a_part_that_cannot_be_read(tmp_path):
+    records = make_parts(tmp_path / "p.parts", [[[1, 2]], [[3]], [[4]]])
+    (tmp_path / "p.parts" / "000001.bin").write_bytes(b"\0\0\0\0")
+    whole = Concatenation(tmp_path / "p.parts", tmp_path / "p", 4, 1 << 40)
+    with BackgroundConcatenation(whole) as merge, pytest.raises(DataError, match="000001.bin"):
+        for record in records:
+            merge.add(record, is_fresh=False)
+        merge.finish()
+    assert (tmp_path / ".p.00000.bin.tmp").stat().st_size == 8
 
 
 class Killed(Exception):
