@@ -3,13 +3,15 @@
     python tests/acceptance/data_kills.py [--megabytes 100] [--kills 20] [--seed N]
 
 An uninterrupted run gives the expected files and the time over which the moments are drawn. A quarter
-of the kills waits for the merge and comes at a random moment of it. Every other run writes several
+of the kills waits for the last part and comes at a random moment after it. Every other run writes several
 files. What has its name at the moment of the kill must be complete already.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import random
 import shutil
 import subprocess
@@ -39,13 +41,15 @@ class Plan:
         job: the command's words.
         digests: sha256 by file name.
         seconds: from start to end.
-        merge_seconds: from the first sign of the merge to the end.
+        shards: parts that it makes.
+        end_seconds: from the last part to the end.
     """
 
     job: runs.Job
     digests: dict[str, str]
     seconds: float
-    merge_seconds: float
+    shards: int
+    end_seconds: float
 
 
 def write_corpus(folder: Path, num_bytes: int) -> Path:
@@ -62,21 +66,29 @@ def write_corpus(folder: Path, num_bytes: int) -> Path:
 
 
 def uninterrupted(job: runs.Job, folder: Path) -> Plan:
-    """Run once to the end, watching for the merge."""
+    """Run once to the end, watching for the last part."""
     prefix = _fresh(folder)
-    began, merging = time.perf_counter(), None
+    began, ending, shards = time.perf_counter(), None, 0
     with runs.started(job.command(prefix, 2)) as (process, output):
         while process.poll() is None:
-            if merging is None and _is_merging(prefix):
-                merging = time.perf_counter()
+            shards = shards or _num_shards(prefix)
+            if ending is None and shards and _is_ending(prefix, shards):
+                ending = time.perf_counter()
             time.sleep(0.002)
         ended = time.perf_counter()
         runs.check_code(process, output)
-    return Plan(job, runs.digests(prefix), ended - began, ended - (merging or ended))
+    return Plan(job, runs.digests(prefix), ended - began, shards, ended - (ending or ended))
 
 
-def _is_merging(prefix: Path) -> bool:
-    return any(prefix.parent.glob(".*.bin.tmp")) or any(prefix.parent.glob("*.bin"))
+def _num_shards(prefix: Path) -> int:
+    manifest = prefix.with_name(f"{prefix.name}.parts") / "manifest.json"
+    with contextlib.suppress(FileNotFoundError):
+        return int(json.loads(manifest.read_text(encoding="utf-8"))["shards"])
+    return 0
+
+
+def _is_ending(prefix: Path, shards: int) -> bool:
+    return runs.num_parts(prefix) >= shards or any(prefix.parent.glob("*.bin"))
 
 
 def _fresh(folder: Path) -> Path:
@@ -85,12 +97,12 @@ def _fresh(folder: Path) -> Path:
     return folder / "out" / "o"
 
 
-def kill_once(plan: Plan, folder: Path, draw: random.Random, *, in_merge: bool) -> tuple[str, bool]:
+def kill_once(plan: Plan, folder: Path, draw: random.Random, *, at_end: bool) -> tuple[str, bool]:
     """One kill and the call after it; what happened, and whether the bytes are right."""
-    span = plan.merge_seconds if in_merge else plan.seconds
+    span = plan.end_seconds if at_end else plan.seconds
     while True:  # a run may be over before its moment comes; then there was no kill
         prefix, delay = _fresh(folder), draw.uniform(0, span)
-        if where := _run_until_killed(plan, prefix, delay, in_merge):
+        if where := _run_until_killed(plan, prefix, delay, at_end):
             break
         span = max(delay, 0.001)
     early = _published_wrongly(plan, prefix)
@@ -99,24 +111,26 @@ def kill_once(plan: Plan, folder: Path, draw: random.Random, *, in_merge: bool) 
     wrong = sorted(
         name for name in {*found, *plan.digests} if found.get(name) != plan.digests.get(name)
     )
-    words = f"killed {delay:.3f} s after {'merge' if in_merge else 'start'}, {where}"
+    words = f"killed {delay:.3f} s after {'the last part' if at_end else 'start'}, {where}"
     if early or wrong:
         return f"{words}: DIFFERENT {wrong}, incomplete at the kill {early}", False
     return f"{words}: ok", True
 
 
-def _run_until_killed(plan: Plan, prefix: Path, delay: float, in_merge: bool) -> str | None:
+def _run_until_killed(plan: Plan, prefix: Path, delay: float, at_end: bool) -> str | None:
     """Kill a run after a delay; says what there was then, or None where it had ended before."""
     with runs.started(plan.job.command(prefix, 2)) as (process, _):
-        while in_merge and process.poll() is None and not _is_merging(prefix):
+        while at_end and process.poll() is None and not _is_ending(prefix, plan.shards):
             time.sleep(0.001)
         try:
             process.wait(delay)
             return None
         except subprocess.TimeoutExpired:
-            is_merging = _is_merging(prefix)
+            is_begun = any(prefix.parent.glob(".*.bin.tmp"))
+            is_named = any(prefix.parent.glob("*.bin"))
             num_parts = runs.num_parts(prefix)
-    return f"{num_parts} parts{', merging' if is_merging else ''}"
+    state = "published" if is_named else "merge begun" if is_begun else "no merge"
+    return f"{num_parts} parts, {state}"
 
 
 def _published_wrongly(plan: Plan, prefix: Path) -> list[str]:
@@ -156,13 +170,14 @@ def run_all(folder: Path, options: argparse.Namespace) -> int:
     for name, plan in (("one file", single), ("several files", several)):
         files = sum(file.endswith(".bin") for file in plan.digests)
         print(
-            f"{name}: {files} .bin, {plan.seconds:.1f} s, of it merge {plan.merge_seconds:.2f} s",
+            f"{name}: {files} .bin, {plan.seconds:.1f} s, {plan.end_seconds:.2f} s of it after the last of "
+            f"{plan.shards} parts",
             flush=True,
         )
     draw, failed = random.Random(options.seed), 0
     for number in range(options.kills):
         plan = (single, several)[number % 2]
-        words, is_right = kill_once(plan, folder, draw, in_merge=number % 8 in (3, 6))
+        words, is_right = kill_once(plan, folder, draw, at_end=number % 8 in (3, 6))
         failed += not is_right
         kind = "several files" if plan is several else "one file"
         print(f"[{number + 1}/{options.kills}] {kind}, {words}", flush=True)
