@@ -43,6 +43,7 @@ CHECKS: dict[str, list[str]] = {
     "parity with transformers; import and export": [
         *PYTEST, "tests/parallel/test_parity.py", "tests/unit/hf",
     ],
+    "export: llama.cpp's converter takes it": [sys.executable, "tests/acceptance/llama_cpp.py"],
     "head: peak memory does not depend on t": [*PYTEST, "tests/unit/model"],
     "page in Chromium": [*PYTEST, "tests/system/test_page_chromium.py"],
     "broken versions: which test catches which": [sys.executable, "tests/acceptance/mutations.py"],
