@@ -22,15 +22,15 @@ def fresh_seed() -> int:
 class RowRandom:
     """One generator a row."""
 
-    def __init__(self, seed: int, keys: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, seeds: Sequence[int], keys: Sequence[tuple[int, int]]) -> None:
         """Seed the generators.
 
         Args:
-            seed: shared by all rows of a run.
+            seeds: one of each row; the same for all rows of a run, unless requests are batched.
             keys: (prompt number, sample number) of each row.
         """
         self._generators = []
-        for prompt, sample in keys:
+        for seed, (prompt, sample) in zip(seeds, keys, strict=True):
             digest = hashlib.sha256(f"{seed}/{prompt}/{sample}".encode()).digest()
             generator = torch.Generator(device="cpu")
             generator.manual_seed(int.from_bytes(digest[:8], "little") >> 1)

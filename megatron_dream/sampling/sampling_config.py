@@ -26,6 +26,8 @@ ALGORITHMS = (
 )
 COUNTED = ("maskgit_plus", "topk_margin", "entropy")  # open a scheduled number a step
 ADAPTIVE = ("entropy_bound", "threshold", "factor")  # open as many as the model is sure of
+CACHES = ("none", "prefix", "dual")
+DEFAULT_BLOCK = 32  # with a cache, when nothing is said
 DEFAULT_STEPS = 512  # when neither steps nor new tokens say how many
 _DREAM_4 = {"temperature": 1.0, "top_p": 1.0, "top_k": 50}  # legacy attributes that leak in
 
@@ -75,6 +77,15 @@ class SamplingConfig:
     threshold: float = 0.9  # alg threshold: all at least this sure open
     factor: float = 1.0  # alg factor: largest n with (n + 1)(1 - c_n) <= factor
     entropy_bound: float = 0.1  # alg entropy_bound: gamma, nats
+    block_length: int | None = None  # None: the whole canvas is one block, or 32 with a cache
+    cache: str = "none"  # prefix, dual: approximate unless cache_refresh is 1 (passes.py)
+    cache_refresh: int | None = None  # steps from one full pass to the next; None: one a block
+    border: str = "rewritten"  # "kept": approximate; the block's left neighbour is not run again
+    remask: str = "none"  # or "remdm": tokens may be masked again (remask.py)
+    sigma_max: float = 1.0  # remdm: at most so many tokens of a row, on average, a step
+    remask_limit: int = 3  # remdm: times that a position may be masked again
+    suffix_window: int | None = None  # approximate: columns after the block that are looked at
+    early_end: bool = False  # approximate: after a block with an end token the row is done
     num_return_sequences: int = 1
     seed: int | None = None  # None: a fresh one, reported in the output
     mask_token_id: int | None = None
@@ -95,7 +106,16 @@ class SamplingConfig:
     def _check_numbers(self) -> None:
         _integer("max_new_tokens", self.max_new_tokens, 0)
         _integer("num_return_sequences", self.num_return_sequences, 1)
-        for name, low in (("steps", 1), ("top_k", 0), ("seed", 0), ("num_tokens", 1)):
+        _integer("remask_limit", self.remask_limit, 0)
+        for name, low in (
+            ("steps", 1),
+            ("top_k", 0),
+            ("seed", 0),
+            ("num_tokens", 1),
+            ("block_length", 1),
+            ("cache_refresh", 1),
+            ("suffix_window", 0),
+        ):
             if getattr(self, name) is not None:
                 _integer(name, getattr(self, name), low)
         for name in ("mask_token_id", "pad_token_id", "bos_token_id"):
@@ -108,6 +128,7 @@ class SamplingConfig:
         for name in ("alg_temp", "factor", "entropy_bound"):
             _number(name, getattr(self, name), 0)
         _number("threshold", self.threshold, 0, 1)
+        _number("sigma_max", self.sigma_max, 0, 1)
         if self.temperature is not None:
             _number("temperature", self.temperature, 0)
         if self.top_p is not None:
@@ -118,10 +139,15 @@ class SamplingConfig:
     def _check_choices(self) -> None:
         known = ", ".join(ALGORITHMS)
         _require(self.alg in ALGORITHMS, f"alg {self.alg!r} is unknown: choose one of {known}.")
-        _require(
-            self.confidence_from in ("filtered", "raw"),
-            f"confidence_from is {self.confidence_from!r}: choose filtered or raw.",
-        )
+        for name, choices in (
+            ("confidence_from", ("filtered", "raw")),
+            ("cache", CACHES),
+            ("border", ("rewritten", "kept")),
+            ("remask", ("none", "remdm")),
+        ):
+            value = getattr(self, name)
+            words = f"{', '.join(choices[:-1])} or {choices[-1]}"
+            _require(value in choices, f"{name} is {value!r}: choose {words}.")
         _require(
             self.compat in (None, "dream-4"),
             f"compat is {self.compat!r}: leave it out or give dream-4.",
@@ -130,6 +156,22 @@ class SamplingConfig:
             self.alg_temp == 0 or self.alg in COUNTED,
             f"alg_temp {self.alg_temp:g} has no meaning with alg {self.alg}: "
             f"set it to 0 or choose one of {', '.join(COUNTED)}.",
+        )
+
+        for name in ("cache_refresh", "border"):
+            _require(
+                self.cache != "none" or getattr(self, name) in (None, "rewritten"),
+                f"{name} is {getattr(self, name)!r} without a cache: choose cache prefix or dual.",
+            )
+        has_blocks = self.block_length is not None or self.cache != "none"
+        for name in ("suffix_window", "early_end"):
+            _require(
+                has_blocks or getattr(self, name) in (None, False),
+                f"{name} is {getattr(self, name)!r} without blocks: give block_length.",
+            )
+        _require(
+            not self.early_end or bool(self.eos_token_ids),
+            "early_end needs eos_token_id: say which token ends a text.",
         )
 
     def _check_penalties(self) -> None:
@@ -184,6 +226,8 @@ class SamplingConfig:
         )
         preset = _DREAM_4 if self.compat == "dream-4" else {"temperature": 0.0}
         filled = {name: value for name, value in preset.items() if getattr(self, name) is None}
+        if self.cache != "none" and self.block_length is None:
+            filled["block_length"] = DEFAULT_BLOCK
         if self.steps is None:
             filled["steps"] = self.max_new_tokens or DEFAULT_STEPS
         if self.eos_penalty is not None:

@@ -21,13 +21,17 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
 # transformers 4 copies only the files that this one names itself, so all of the sampler's are named.
+from .blocks import plan_blocks  # noqa: F401
+from .cache import KeyValueCache
 from .canvas import Canvas  # noqa: F401
 from .configuration_dream import DreamConfig
 from .decode import Choice  # noqa: F401
 from .filters import top_p_filter  # noqa: F401
 from .generation import diffusion_generate as fill_masks
 from .history import History
+from .passes import Passes  # noqa: F401
 from .randomness import RowRandom  # noqa: F401
+from .remask import reopened  # noqa: F401
 from .sampling_config import SamplingConfig
 from .schedule import Schedule  # noqa: F401
 from .selection import select  # noqa: F401
@@ -89,8 +93,9 @@ def rotate(x_BNSD: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.
 class DreamAttention(nn.Module):
     """Bidirectional grouped-query attention on scaled_dot_product_attention."""
 
-    def __init__(self, config: DreamConfig):
+    def __init__(self, config: DreamConfig, layer: int):
         super().__init__()
+        self.layer = layer
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.dropout = config.attention_dropout
         kv_size = config.num_key_value_heads * self.head_dim
@@ -105,6 +110,8 @@ class DreamAttention(nn.Module):
         cos: torch.Tensor,
         sin: torch.Tensor,
         mask: torch.Tensor | None,
+        cache: KeyValueCache | None = None,
+        start: int = 0,
     ) -> torch.Tensor:
         batch, length, _ = x_BSH.shape
 
@@ -113,27 +120,34 @@ class DreamAttention(nn.Module):
 
         query, key, value = heads(self.q_proj), heads(self.k_proj), heads(self.v_proj)
         query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        if cache is not None:
+            key, value = cache.write(self.layer, start, key, value)
         copies = query.shape[1] // key.shape[1]
-        if copies > 1:
+        shape = query.shape
+        if copies > 1 and (mask is None or mask.shape[-2] == 1):
+            # Queries of a group as further queries of one head: no key is copied.
+            query = query.reshape(batch, -1, copies * length, self.head_dim)
+        elif copies > 1:
             key = key.repeat_interleave(copies, dim=1)
             value = value.repeat_interleave(copies, dim=1)
         attended = nn.functional.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
         )
+        attended = attended.reshape(shape)
         return self.o_proj(attended.transpose(1, 2).reshape(batch, length, -1))
 
 
 class DreamDecoderLayer(nn.Module):
     """Attention and MLP, each behind a norm and beside a residual."""
 
-    def __init__(self, config: DreamConfig):
+    def __init__(self, config: DreamConfig, layer: int):
         super().__init__()
-        self.self_attn = DreamAttention(config)
+        self.self_attn = DreamAttention(config, layer)
         self.mlp = DreamMLP(config)
         self.input_layernorm = DreamRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = DreamRMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: torch.Tensor, *attention: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, *attention: Any) -> torch.Tensor:
         x = x + self.self_attn(self.input_layernorm(x), *attention)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -162,7 +176,7 @@ class DreamBaseModel(DreamPreTrainedModel):
     def __init__(self, config: DreamConfig):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        layers = [DreamDecoderLayer(config) for _ in range(config.num_hidden_layers)]
+        layers = [DreamDecoderLayer(config, layer) for layer in range(config.num_hidden_layers)]
         self.layers = nn.ModuleList(layers)
         self.norm = DreamRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_init()
@@ -173,6 +187,8 @@ class DreamBaseModel(DreamPreTrainedModel):
         mask: torch.Tensor | None,
         position_ids: torch.Tensor,
         keep_states: bool = False,
+        cache: KeyValueCache | None = None,
+        start: int = 0,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         head_dim = self.config.hidden_size // self.config.num_attention_heads
         cos, sin = rotary_tables(
@@ -180,7 +196,7 @@ class DreamBaseModel(DreamPreTrainedModel):
         )
         hidden, states = inputs_embeds, [inputs_embeds]
         for layer in self.layers:
-            hidden = layer(hidden, cos, sin, mask)
+            hidden = layer(hidden, cos, sin, mask, cache, start)
             if keep_states:
                 states.append(hidden)
         hidden = self.norm(hidden)
@@ -328,6 +344,26 @@ class DreamModel(DreamPreTrainedModel):
             logits=logits_BSV,
             hidden_states=states[:-1] + (hidden_BSH,) if output_hidden_states else None,
         )
+
+    def sampler_states(
+        self,
+        input_ids_BQ: torch.Tensor,
+        key_mask_BS: torch.Tensor | None,
+        position_ids_BQ: torch.Tensor | None,
+        cache: KeyValueCache | None = None,
+        start: int = 0,
+    ) -> torch.Tensor:
+        """Hidden states [B, Q, H] of some columns (cache.py: StatesModel)."""
+        if position_ids_BQ is None:
+            columns = torch.arange(start, start + input_ids_BQ.shape[1], device=input_ids_BQ.device)
+            position_ids_BQ = columns.expand_as(input_ids_BQ)
+        mask = None if key_mask_BS is None else key_mask_BS[:, None, None, :]
+        embedded = self.model.embed_tokens(input_ids_BQ)
+        return self.model(embedded, mask, position_ids_BQ, cache=cache, start=start)[0]
+
+    def sampler_logits(self, states_NH: torch.Tensor) -> torch.Tensor:
+        """Logits [N, V] of some of them."""
+        return self.lm_head(states_NH)
 
     @torch.no_grad()
     def diffusion_generate(

@@ -1,0 +1,213 @@
+"""Forward passes: which rows and columns a step runs, and the logits of the positions that may open.
+
+Without a cache a pass runs all columns of the rows that may open something. With one, the first pass
+of a block runs all columns and fills it; the others run, by ``cache``,
+
+    prefix  the block and all after it; keys and values before the block are kept
+    dual    the block alone; those after it are kept too
+
+and one column more on the left, whose hidden state predicts the block's first position and whose keys
+and values are written anew (``border: kept`` uses its state of the full pass). The cached modes are
+approximations: kept columns do not know of what has opened since. ``cache_refresh: 1`` runs all columns
+at every step and is exact. Rows do not depend on one another: who is in a pass never changes a row's
+numbers. Shapes as in cache.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .blocks import Block
+from .cache import KeyValueCache, StatesModel
+from .canvas import Canvas
+from .sampling_config import SamplingConfig
+
+
+class Passes:
+    """Runs the model.
+
+    Args:
+        model: with ``sampler_states``, or only callable for logits; then there is no cache.
+        canvas: of the generation.
+        config: resolved.
+
+    Attributes:
+        num_forward: passes so far.
+        num_columns: rows times columns that they ran.
+
+    Raises:
+        ValueError: a cache is asked for that the model cannot have.
+    """
+
+    def __init__(self, model: Any, canvas: Canvas, config: SamplingConfig) -> None:
+        self.num_forward = self.num_columns = 0
+        self._canvas, self._config = canvas, config
+        self._call: Callable[..., Any] = model if callable(model) else model.forward
+        self._states: StatesModel | None = model if isinstance(model, StatesModel) else None
+        if config.cache != "none" and self._states is None:
+            raise ValueError(
+                f"cache {config.cache!r} needs a model with sampler_states, which "
+                f"{type(model).__name__} has not: leave cache out, or export the model and sample that."
+            )
+        self._cache = KeyValueCache(canvas.x_BS.shape[1])
+
+    def begin(self, block: Block, masked_BS: torch.Tensor) -> None:
+        """Go on to a block."""
+        self._block = block
+        # These have masks inside the prompt, which no cache may hold still: they go without one.
+        self._uncached_B = masked_BS[:, : block.first].any(-1)
+        self._held_R: torch.Tensor | None = None  # rows that the cache is of
+        self._epoch = 0  # of refreshing
+
+    def whole_logits(self, x_BS: torch.Tensor) -> torch.Tensor:
+        """Unshifted logits [B, S, V] of everything, for hooks."""
+        canvas = self._canvas
+        return self._logits_of_all(x_BS, canvas.attention_mask_BS, canvas.position_ids_BS)
+
+    def logits(
+        self, step: int, x_BS: torch.Tensor, wanted_BS: torch.Tensor, unfinished_B: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits that predict the wanted positions, [N, V], row after row.
+
+        Args:
+            step: of the block.
+            x_BS: the canvas.
+            wanted_BS: bool, never at a row's first column, some true.
+            unfinished_B: bool, rows that may open something in this block, now or later.
+        """
+        if self._states is None:
+            return self._without_states(x_BS, wanted_BS)
+        wants_B = wanted_BS.any(-1)
+        if self._config.cache == "none":
+            return self._states.sampler_logits(
+                self._uncached(self._states, x_BS, wants_B, wanted_BS)
+            )
+        cached_B = wanted_BS.new_zeros(wants_B.shape)
+        if bool((wants_B & ~self._uncached_B).any()):
+            cached_B = unfinished_B & ~self._uncached_B
+        owner_N = wanted_BS.nonzero()[:, 0]
+        from_cache_N = cached_B[owner_N]
+        states_NH: torch.Tensor | None = None
+        if bool(from_cache_N.any()):
+            states_NH = self._cached(self._states, step, x_BS, cached_B, wanted_BS)
+        if not bool(from_cache_N.all()):
+            others_MH = self._uncached(self._states, x_BS, wants_B & ~cached_B, wanted_BS)
+            if states_NH is None:
+                states_NH = others_MH
+            else:
+                both_NH = states_NH.new_empty((len(owner_N), states_NH.shape[-1]))
+                both_NH[from_cache_N], both_NH[~from_cache_N] = states_NH, others_MH
+                states_NH = both_NH
+        assert states_NH is not None
+        return self._states.sampler_logits(states_NH)
+
+    def _without_states(self, x_BS: torch.Tensor, wanted_BS: torch.Tensor) -> torch.Tensor:
+        rows_R, limit = wanted_BS.any(-1).nonzero().squeeze(-1), self._block.limit
+        canvas, every = self._canvas, len(wanted_BS)
+        mask_BS, positions_BS = canvas.attention_mask_BS, canvas.position_ids_BS
+        logits = self._logits_of_all(
+            _part(x_BS, rows_R, every, 0, limit),
+            None if mask_BS is None else _part(mask_BS, rows_R, every, 0, limit),
+            None if positions_BS is None else _part(positions_BS, rows_R, every, 0, limit),
+        )
+        rows_N, columns_N = wanted_BS[rows_R].nonzero(as_tuple=True)
+        return logits[rows_N, columns_N - 1]
+
+    def _logits_of_all(
+        self,
+        x_BS: torch.Tensor,
+        mask_BS: torch.Tensor | None,
+        positions_BS: torch.Tensor | None,
+    ) -> torch.Tensor:
+        self._count(x_BS)
+        output = self._call(input_ids=x_BS, attention_mask=mask_BS, position_ids=positions_BS)
+        logits: torch.Tensor = getattr(output, "logits", output)
+        return logits
+
+    def _uncached(
+        self,
+        model: StatesModel,
+        x_BS: torch.Tensor,
+        rows_B: torch.Tensor,
+        wanted_BS: torch.Tensor,
+    ) -> torch.Tensor:
+        """States that predict the wanted positions of some rows, by a pass over all columns."""
+        rows_R = rows_B.nonzero().squeeze(-1)
+        states = self._run(model, x_BS, rows_R, 0, self._block.limit, None)
+        rows_N, columns_N = wanted_BS[rows_R].nonzero(as_tuple=True)
+        return states[rows_N, columns_N - 1]
+
+    def _cached(
+        self,
+        model: StatesModel,
+        step: int,
+        x_BS: torch.Tensor,
+        rows_B: torch.Tensor,
+        wanted_BS: torch.Tensor,
+    ) -> torch.Tensor:
+        """The same by the cache, which is filled where it is not, or is due to be filled again."""
+        block, config = self._block, self._config
+        rows_R = rows_B.nonzero().squeeze(-1)
+        epoch = step // config.cache_refresh if config.cache_refresh else 0
+        rows_N, columns_N = wanted_BS[rows_R].nonzero(as_tuple=True)
+        kept = config.border == "kept"
+        start, end = block.first - (not kept), block.end
+        if config.cache == "prefix":
+            end = block.limit
+        held_R = self._held_R
+        place_R = None if held_R is None else _places(rows_R, held_R)
+        if held_R is None or place_R is None or epoch != self._epoch:
+            self._held_R, self._epoch = rows_R, epoch
+            self._cache.begin(len(rows_R), block.limit)
+            states = self._run(model, x_BS, rows_R, 0, block.limit, self._cache)
+            self._border_RH = states[:, block.first - 1].clone()
+            return states[rows_N, columns_N - 1]
+        if len(rows_R) < len(held_R):
+            self._cache.keep(place_R)
+            self._border_RH, self._held_R = self._border_RH[place_R], rows_R
+        states = self._run(model, x_BS, rows_R, start, end, self._cache)
+        if not kept:
+            return states[rows_N, columns_N - 1 - start]
+        states = torch.cat([self._border_RH[:, None], states], dim=1)
+        return states[rows_N, columns_N - block.first]
+
+    def _run(
+        self,
+        model: StatesModel,
+        x_BS: torch.Tensor,
+        rows_R: torch.Tensor,
+        start: int,
+        end: int,
+        cache: KeyValueCache | None,
+    ) -> torch.Tensor:
+        canvas, every = self._canvas, len(x_BS)
+        ids = _part(x_BS, rows_R, every, start, end)
+        self._count(ids)
+        positions, key_mask = canvas.position_ids_BS, None
+        if canvas.attention_mask_BS is not None:
+            key_mask = _part(canvas.real_BS, rows_R, every, 0, self._block.limit)
+            if bool(key_mask.all()):
+                key_mask = None
+        if positions is not None:
+            positions = _part(positions, rows_R, every, start, end)
+        return model.sampler_states(ids, key_mask, positions, cache, start)
+
+    def _count(self, ids: torch.Tensor) -> None:
+        self.num_forward += 1
+        self.num_columns += ids.numel()
+
+
+def _part(
+    values_BS: torch.Tensor, rows_R: torch.Tensor, every: int, start: int, end: int
+) -> torch.Tensor:
+    """Some rows and columns; no copy where all rows stay."""
+    return (values_BS if len(rows_R) == every else values_BS[rows_R])[:, start:end]
+
+
+def _places(rows_R: torch.Tensor, held_R: torch.Tensor) -> torch.Tensor | None:
+    """Where rows are among those held, both ascending; None where one is not."""
+    places = torch.searchsorted(held_R, rows_R).clamp(max=len(held_R) - 1)
+    return places if bool((held_R[places] == rows_R).all()) else None
