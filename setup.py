@@ -43,6 +43,7 @@ setup(
         "numpy",
         "scipy",
         "rich",
+        "jinja2",  # chat templates
         "psutil",  # megatron-core asks for it when it writes a checkpoint
         "pyyaml",
         "orjson",
