@@ -47,7 +47,7 @@ from transformers import AutoModel, AutoTokenizer
 
 folder = "PATH_OR_NAME"
 model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
-tokenizer = AutoTokenizer.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
 
 prompt = "def add(a, b):\\n"
 ids = [tokenizer.convert_tokens_to_ids("<|beginoftext|>")] + tokenizer(prompt)["input_ids"]

@@ -245,6 +245,7 @@ def dream_config_json(
         "auto_map": {
             "AutoConfig": "configuration_dream.DreamConfig",
             "AutoModel": "modeling_dream.DreamModel",
+            "AutoModelForMaskedLM": "modeling_dream.DreamModel",
         },
         "hidden_size": model.hidden_size,
         "intermediate_size": model.ffn_hidden_size,

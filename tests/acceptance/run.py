@@ -44,6 +44,9 @@ CHECKS: dict[str, list[str]] = {
         *PYTEST, "tests/parallel/test_parity.py", "tests/unit/hf",
     ],
     "export: llama.cpp's converter takes it": [sys.executable, "tests/acceptance/llama_cpp.py"],
+    "export: transformers 4.46.2, 4.57.6 and 5.x": [
+        sys.executable, "tests/acceptance/transformers_versions.py",
+    ],
     "head: peak memory does not depend on t": [*PYTEST, "tests/unit/model"],
     "page in Chromium": [*PYTEST, "tests/system/test_page_chromium.py"],
     "broken versions: which test catches which": [sys.executable, "tests/acceptance/mutations.py"],
