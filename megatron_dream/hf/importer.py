@@ -25,7 +25,7 @@ from ..errors import CheckpointError, LayoutError, ModelFolderError
 from ..model.build import build_model
 from ..model.initialize import global_parameters
 from ..tokenizer.base import Tokenizer, check_vocab
-from ..tokenizer.load import load_tokenizer
+from ..tokenizer.load import has_tokenizer, load_tokenizer
 from ..tokenizer.special import BEGINOFTEXT, ENDOFTEXT, EXPAND, MASK, QWEN2_IDS
 from .model_config import FolderConfig
 from .reader import FolderReader
@@ -108,8 +108,7 @@ def read_vocabulary(folder: Path, config: FolderConfig) -> Vocabulary:
     Raises:
         TokenizerError: the tokenizer does not fit the table, or is not what config.json names.
     """
-    has_tokenizer = (folder / "tokenizer.json").is_file() or any(folder.glob("*.model"))
-    if has_tokenizer:
+    if has_tokenizer(folder):
         tokenizer = load_tokenizer(folder)
         is_named = config.is_dream or config.tokenizer_fingerprint is not None
         check_vocab(
@@ -119,9 +118,9 @@ def read_vocabulary(folder: Path, config: FolderConfig) -> Vocabulary:
             fingerprint=config.tokenizer_fingerprint,
         )
         return tokenizer_vocabulary(tokenizer)
-    ids = dict(config.special_token_ids)
-    if not config.is_dream:
-        ids = _dream_ids_of_qwen2(config)
+    ids = _dream_ids_of_qwen2(config)
+    if config.is_dream and not ids:
+        ids = dict(config.special_token_ids)
     known = "" if "mask" in ids else "; the mask's id stays unknown"
     logger.warning(
         "%s has no tokenizer files%s: name the model's tokenizer where you train or export",
@@ -138,10 +137,14 @@ def tokenizer_vocabulary(tokenizer: Tokenizer) -> Vocabulary:
 
 
 def _dream_ids_of_qwen2(config: FolderConfig) -> dict[str, int]:
-    """SPEC 4's ids if config.json ends texts as Qwen2 does, else none."""
+    """SPEC 4's ids if config.json ends texts as Qwen2 does, else none.
+
+    A published Dream folder's config.json names PAD as BOS: the true one is that of the tokenizer.
+    """
     ends = {config.special_token_ids.get(name) for name in ("bos", "eos", "pad")}
     is_qwen2 = bool(ends & {QWEN2_IDS[ENDOFTEXT], QWEN2_IDS["<|im_end|>"]})
-    if not is_qwen2 or config.model.vocab_size <= QWEN2_IDS[EXPAND]:
+    is_masked_alike = config.special_token_ids.get("mask", QWEN2_IDS[MASK]) == QWEN2_IDS[MASK]
+    if not (is_qwen2 and is_masked_alike) or config.model.vocab_size <= QWEN2_IDS[EXPAND]:
         return {}
     return {name: QWEN2_IDS[token] for name, token in _NAMES.items()}
 

@@ -16,7 +16,9 @@ from typing import Any
 from ..config.schema import ModelConfig
 from ..errors import ModelFolderError
 
-MODEL_TYPES = ("qwen2", "Dream")
+# Model types that can be imported, and what their architectures entry may be. Others of these types
+# compute something else: a Dream model that fills block after block, a classifier's head.
+ARCHITECTURES = {"qwen2": "Qwen2ForCausalLM", "Dream": "DreamModel"}
 _SIZES = {
     "hidden_size": "hidden_size",
     "intermediate_size": "ffn_hidden_size",
@@ -78,10 +80,11 @@ def read_config(folder: Path | str) -> FolderConfig:
     path = Path(folder) / "config.json"
     values = read_json(path)
     model_type = values.get("model_type")
-    if model_type not in MODEL_TYPES:
+    if model_type not in ARCHITECTURES:
         raise ModelFolderError(
-            f"{path}: model_type is {model_type!r}; only {' and '.join(MODEL_TYPES)} can be imported"
+            f"{path}: model_type is {model_type!r}; only {' and '.join(ARCHITECTURES)} can be imported"
         )
+    _check_architecture(path, values, ARCHITECTURES[model_type])
     _refuse_unsupported(path, values)
     sizes: dict[str, Any] = {ours: _size(path, values, theirs) for theirs, ours in _SIZES.items()}
     model = ModelConfig(
@@ -104,6 +107,15 @@ def read_config(folder: Path | str) -> FolderConfig:
 
 def _wrong(path: Path, name: str, found: Any, wanted: str) -> ModelFolderError:
     return ModelFolderError(f"{path}: {name} is {found!r}, expected {wanted}; mend config.json")
+
+
+def _check_architecture(path: Path, values: Mapping[str, Any], known: str) -> None:
+    found = values.get("architectures")
+    if found not in (None, [known]):
+        raise ModelFolderError(
+            f"{path}: architectures is {found!r}, which the engine does not do; import a folder of "
+            f"{known}"
+        )
 
 
 def _size(path: Path, values: Mapping[str, Any], name: str) -> int:
@@ -166,6 +178,7 @@ def _refuse_unsupported(path: Path, values: Mapping[str, Any]) -> None:
         "hidden_act": values.get("hidden_act", "silu") != "silu",
         "rope_scaling": rope.get("rope_type", rope.get("type", "default")) != "default",
         "use_sliding_window": bool(values.get("use_sliding_window", False)),
+        "use_mrope": bool(values.get("use_mrope", False)),
         "layer_types": any(kind != "full_attention" for kind in layer_types),
         "quantization_config": values.get("quantization_config") is not None,
         "shift": values.get("shift", True) is not True,

@@ -4,7 +4,8 @@ Two rules, so that ids never depend on who asks:
 
 - Qwen2's vocabulary (``<|endoftext|>`` is 151643): the ids of SPEC 4, which are those of the
   published Dream models (``<|expand|>`` is DreamOn's). Ids between Qwen2's own tokens and Dream's,
-  if a folder leaves them free, get the names that Qwen2.5 gives them.
+  if a folder leaves them free, get the names that Qwen2.5 gives them. Only ``<|expand|>`` gives way:
+  DiffuCoder has a token of its own at 151667, and ``<|expand|>`` then follows the highest id.
 - Any other vocabulary: a token that is there keeps its id; the missing ones follow the highest id
   in the order of ``DREAM_TOKENS``. For a SentencePiece model of N pieces these are N .. N + 5.
 """
@@ -96,6 +97,8 @@ def _missing_in_qwen2(ids: Mapping[str, int], known: set[str], where: str) -> li
     for number, name in enumerate(_QWEN25_TOKENS, start=_QWEN25_FIRST_ID):
         if number not in at_id and name not in ids:
             wanted[name] = number
+    if EXPAND not in ids and wanted[EXPAND] in at_id:
+        wanted[EXPAND] = max(max(at_id), *wanted.values()) + 1
     for name, number in wanted.items():
         if ids.get(name, number) != number or at_id.get(number, name) != name:
             found = f"{name} has id {ids[name]}" if name in ids else f"it is {at_id[number]!r}"
