@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from megatron_dream import __version__
 from megatron_dream.data import flags
 from megatron_dream.errors import ConfigError, UserError
+from megatron_dream.evaluation import sampling_flags
 
 if TYPE_CHECKING:
     from megatron_dream.config.schema import RunConfig
@@ -355,23 +356,10 @@ def _sample(options: argparse.Namespace) -> None:
     run_sample(**_given(options))
 
 
-def _fill_sample(parser: _Parser) -> None:
-    from megatron_dream.evaluation.sampling_flags import add_sampling_flags
+def _infill(options: argparse.Namespace) -> None:
+    from megatron_dream.evaluation.sample_command import run_infill
 
-    # SUPPRESS: what is not given is not passed on, so defaults stay in one place, the sampler's
-    parser.argument_default = argparse.SUPPRESS
-    parser.add_argument("model", metavar="MODEL", type=Path, help="exported folder or checkpoint")
-    prompt = parser.add_mutually_exclusive_group(required=True)
-    prompt.add_argument("--prompt", metavar="TEXT")
-    prompt.add_argument("--prompt-file", type=Path, metavar="F")
-    prompt.add_argument("--jsonl", type=Path, metavar="F", help="one object with prompt a line")
-    add_sampling_flags(parser)
-    parser.add_argument("--cache", choices=("none", "prefix", "dual"))
-    parser.add_argument("--block-length", type=int, metavar="N")
-    parser.add_argument("--output", type=Path, metavar="F.jsonl", help="one object a sample")
-    parser.add_argument(
-        "--page", type=Path, metavar="F.html", help="a page that plays the decoding"
-    )
+    run_infill(**_given(options))
 
 
 VERBS: dict[str, tuple[Handler, Callable[[_Parser], None], str]] = {
@@ -394,5 +382,10 @@ VERBS: dict[str, tuple[Handler, Callable[[_Parser], None], str]] = {
     "export-hf": (_export_hf, _fill_export_hf, "turn a checkpoint into a Hugging Face folder"),
     "verify-export": (_verify_export, _fill_verify_export, "compare an export with its checkpoint"),
     "reshard": (_reshard, _fill_reshard, "rewrite a checkpoint for other TP and PP"),
-    "sample": (_sample, _fill_sample, "complete prompts, and show the order of the tokens"),
+    "sample": (
+        _sample,
+        sampling_flags.add_sample_flags,
+        "complete prompts, and show the order of the tokens",
+    ),
+    "infill": (_infill, sampling_flags.add_infill_flags, "fill the gap between two texts"),
 }

@@ -21,33 +21,69 @@ from ..files import atomic_write
 _FOLDER = Path(__file__).parent
 
 
+@dataclass(frozen=True)
+class Change:
+    """Something that happened to a position of the canvas before its last opening.
+
+    Attributes:
+        position: of the canvas.
+        step: when.
+        text: what it opened as; None: it was masked again.
+    """
+
+    position: int
+    step: int
+    text: str | None
+
+
 @dataclass
 class SampleRecord:
     """One generation, as the page and the terminal show it.
 
+    The canvas holds every position that ever was, in the order in which they stand: one that was
+    inserted or removed on the way says at which step.
+
     Attributes:
         prompt_tokens: text of each token before the canvas.
         tokens: text of each token of the canvas, in order of position.
-        opened_step: step at which each token of the canvas appeared; -1: it was given.
-        confidence: the algorithm's confidence at that step.
+        opened_step: step at which each token of the canvas appeared, for the last time; -1: it was
+            given. A position that was removed while it was masked has the step of its removal.
+        confidence: the algorithm's confidence at that step; None: there is none.
         text: the final text.
         meta: short facts to show beside it.
+        suffix_tokens: text of each given token after the canvas.
+        inserted_step: step at which each position came in; -1: there from the start. Empty: all -1.
+        removed_step: step at which each went out; -1: it stayed. Empty: all -1.
+        earlier: what happened before the last opening, in order: other tokens, masked again.
     """
 
     prompt_tokens: list[str]
     tokens: list[str]
     opened_step: list[int]
-    confidence: list[float]
+    confidence: Sequence[float | None]
     text: str
     meta: dict[str, str] = field(default_factory=dict)
+    suffix_tokens: list[str] = field(default_factory=list)
+    inserted_step: list[int] = field(default_factory=list)
+    removed_step: list[int] = field(default_factory=list)
+    earlier: list[Change] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Refuse lists that do not belong together."""
-        if not len(self.tokens) == len(self.opened_step) == len(self.confidence):
+        count = len(self.tokens)
+        if not count == len(self.opened_step) == len(self.confidence):
             raise ValueError(
-                f"A sample has {len(self.tokens)} tokens, {len(self.opened_step)} steps and "
+                f"A sample has {count} tokens, {len(self.opened_step)} steps and "
                 f"{len(self.confidence)} confidences; give one of each a position."
             )
+        for name in ("inserted_step", "removed_step"):
+            if len(getattr(self, name)) not in (0, count):
+                raise ValueError(
+                    f"A sample has {count} tokens and {len(getattr(self, name))} entries of {name}; "
+                    "give one a position, or none."
+                )
+        if any(not 0 <= change.position < count for change in self.earlier):
+            raise ValueError(f"A sample of {count} tokens tells of a position that it has not.")
 
 
 def _hash(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from ..checkpoint.metadata import FILE_NAME
 from ..device import current_device
 from ..errors import MissingDependencyError, ModelFolderError
 from ..tokenizer.base import Tokenizer
+from ..tokenizer.chat import ChatTemplate
 from ..tokenizer.load import load_tokenizer
 
 
@@ -20,6 +22,11 @@ class Sampler:
     model: Any
     tokenizer: Tokenizer
     max_position: int
+
+    @cached_property
+    def chat_template(self) -> ChatTemplate:
+        """The tokenizer's own, read when first asked for."""
+        return ChatTemplate.of(self.tokenizer)
 
 
 def load_model(model: Path | str) -> Sampler:

@@ -1,16 +1,62 @@
-"""The sampler's fields as flags of the command line: one table, read by parser and errors.
+"""The sampler's fields as flags of the command line, read off ``SamplingConfig`` itself.
 
-Imports nothing heavy, so that ``--help`` starts at once: the names of the algorithms stand here once
-more, and ``tests/unit/evaluation/test_sampling_flags.py`` holds all equal to ``SamplingConfig``.
-Defaults are not here: what is not given is not passed on.
+A field that is added there is a flag at once: its type is the flag's, its comment the help, unless
+better words stand here. The file is read rather than imported, which would take torch's seconds before
+``--help``. Defaults are not here: what is not given is not passed on.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+_SOURCE = Path(__file__).parents[1] / "sampling" / "sampling_config.py"
+_NOT_SET_BY_A_PERSON = {
+    "mask_token_id",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+    "num_tokens",
+    "output_history",
+}
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "confidence_from": ("filtered", "raw"),
+    "cache": ("none", "prefix", "dual"),
+    "border": ("rewritten", "kept"),
+    "remask": ("none", "remdm"),
+    "compat": ("dream-4",),
+}
+_HELP = {
+    "max_new_tokens": "masks appended to each prompt",
+    "steps": "steps of the schedule",
+    "eps": "time at the end of the last step",
+    "alg": "order in which tokens open (docs/sampling.md)",
+    "alg_temp": "over 0: positions are drawn, the most confident likelier",
+    "temperature": "0: the most probable token; over 0: draw",
+    "top_p": "draw from the smallest set more probable than this",
+    "top_k": "draw from the N most probable; 0: no limit",
+    "pad_penalty": "nats off PAD's logit at the start, fading to 0",
+    "pad_penalty_factor": "the same as a factor on PAD's weight",
+    "eos_penalty": "the public name: 0 or from 0.1 nats, below it a factor",
+    "penalty_after_temperature": "penalty after dividing by temperature",
+    "confidence_from": "probabilities drawn from, or at temperature 1 without filter",
+    "threshold": "alg threshold: all at least this probable open",
+    "factor": "alg factor: bound on (n + 1)(1 - confidence of the n-th)",
+    "entropy_bound": "alg entropy_bound: nats",
+    "block_length": "fill so many new tokens at a time (default: all; with a cache 32)",
+    "cache": "keep keys and values before the block, or on both sides (approximate)",
+    "cache_refresh": "steps from one full pass to the next (default: one a block; 1: exact)",
+    "border": "with a cache, run the block's left neighbour again or keep it (approximate)",
+    "remask": "mask unsure tokens again",
+    "num_return_sequences": "samples of each prompt",
+    "seed": "prompt k draws from this + k",
+    "forbidden_token_ids": "ids that are never drawn",
+}
 
 
 @dataclass(frozen=True)
@@ -30,40 +76,35 @@ class SamplingFlag:
     is_list: bool = False
 
 
-ALGORITHMS = (
-    "origin",
-    "maskgit_plus",
-    "topk_margin",
-    "entropy",
-    "entropy_bound",
-    "threshold",
-    "factor",
-)
+def _read_flags(source: str) -> dict[str, SamplingFlag]:
+    """The fields of ``SamplingConfig`` in a file, as flags."""
+    lines = source.splitlines()
+    body = ast.parse(source).body
+    found = next(n for n in body if isinstance(n, ast.ClassDef) and n.name == "SamplingConfig")
+    flags = {}
+    for field in found.body:
+        if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+            continue
+        name = field.target.id
+        if name in _NOT_SET_BY_A_PERSON:
+            continue
+        hint = ast.unparse(field.annotation)
+        kind = next(kind for kind in (bool, int, float, str) if kind.__name__ in hint)
+        comment = lines[field.lineno - 1].partition("  # ")[2]
+        choices = _read_names(body) if name == "alg" else _CHOICES.get(name, ())
+        flags[name] = SamplingFlag(kind, _HELP.get(name, comment), choices, "Sequence" in hint)
+    return flags
 
-SAMPLING_FLAGS: dict[str, SamplingFlag] = {
-    "max_new_tokens": SamplingFlag(int, "masks appended to each prompt"),
-    "steps": SamplingFlag(int, "steps of the schedule"),
-    "eps": SamplingFlag(float, "time at the end of the last step"),
-    "alg": SamplingFlag(str, "order in which tokens open (docs/sampling.md)", ALGORITHMS),
-    "alg_temp": SamplingFlag(float, "over 0: positions are drawn, the most confident likelier"),
-    "temperature": SamplingFlag(float, "0: the most probable token; over 0: draw"),
-    "top_p": SamplingFlag(float, "draw from the smallest set more probable than this"),
-    "top_k": SamplingFlag(int, "draw from the N most probable; 0: no limit"),
-    "pad_penalty": SamplingFlag(float, "nats off PAD's logit at the start, fading to 0"),
-    "pad_penalty_factor": SamplingFlag(float, "the same as a factor on PAD's weight"),
-    "eos_penalty": SamplingFlag(float, "the public name: 0 or from 0.1 nats, below it a factor"),
-    "penalty_after_temperature": SamplingFlag(bool, "penalty after dividing by temperature"),
-    "confidence_from": SamplingFlag(
-        str, "probabilities drawn from, or at temperature 1 without filter", ("filtered", "raw")
-    ),
-    "threshold": SamplingFlag(float, "alg threshold: all at least this probable open"),
-    "factor": SamplingFlag(float, "alg factor: bound on (n + 1)(1 - confidence of the n-th)"),
-    "entropy_bound": SamplingFlag(float, "alg entropy_bound: nats"),
-    "num_return_sequences": SamplingFlag(int, "samples of each prompt"),
-    "seed": SamplingFlag(int, "prompt k draws from this + k"),
-    "forbidden_token_ids": SamplingFlag(int, "ids that are never drawn", is_list=True),
-    "compat": SamplingFlag(str, "defaults of public Dream under transformers 4", ("dream-4",)),
-}
+
+def _read_names(body: list[ast.stmt]) -> tuple[str, ...]:
+    """The value of ``ALGORITHMS``."""
+    for statement in body:
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "ALGORITHMS":
+            return tuple(ast.literal_eval(statement.value))
+    raise AssertionError("sampling_config.py has no ALGORITHMS")
+
+
+SAMPLING_FLAGS = _read_flags(_SOURCE.read_text(encoding="utf-8"))
 
 
 def flag_name(field: str) -> str:
@@ -71,10 +112,16 @@ def flag_name(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
-def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
-    """A flag for every field of the table."""
+_SHORT = {"num_return_sequences": "-n"}
+
+
+def add_sampling_flags(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> None:
+    """A flag for every field but ``without``."""
     for field, flag in SAMPLING_FLAGS.items():
-        options: dict[str, Any] = {"help": flag.help}
+        if field in without:
+            continue
+        # argparse formats help with %
+        options: dict[str, Any] = {"help": flag.help.replace("%", "%%")}
         if flag.kind is bool:
             options["action"] = "store_true"
         else:
@@ -85,7 +132,68 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
             options["metavar"] = "N" if flag.kind is int else "X"
         if flag.is_list:
             options["nargs"] = "+"
-        parser.add_argument(flag_name(field), **options)
+        names = [_SHORT[field]] if field in _SHORT else []
+        parser.add_argument(*names, flag_name(field), **options)
+
+
+def add_sample_flags(parser: argparse.ArgumentParser) -> None:
+    """All of ``megatron-dream sample``."""
+    _add_model(parser)
+    prompt = parser.add_mutually_exclusive_group(required=True)
+    prompt.add_argument("--prompt", metavar="TEXT")
+    prompt.add_argument("--prompt-file", type=Path, metavar="F")
+    prompt.add_argument(
+        "--jsonl", type=Path, metavar="F", help="one object with prompt or messages a line"
+    )
+    parser.add_argument(
+        "--chat", action="store_true", help="a prompt is a user's message to a chat model"
+    )
+    add_sampling_flags(parser)
+    _add_outputs(parser)
+
+
+def add_infill_flags(parser: argparse.ArgumentParser) -> None:
+    """All of ``megatron-dream infill``."""
+    _add_model(parser)
+    texts = parser.add_mutually_exclusive_group(required=True)
+    texts.add_argument("--prefix", metavar="TEXT", help="text before the gap")
+    texts.add_argument("--file", type=Path, metavar="F", help="both texts, and the mark between")
+    texts.add_argument(
+        "--jsonl", type=Path, metavar="F", help="one object with prefix and suffix a line"
+    )
+    parser.add_argument("--suffix", metavar="TEXT", help="text after the gap (none)")
+    parser.add_argument("--mark", metavar="MARK", help="the gap in --file (<fill>)")
+    parser.add_argument("--length", type=int, metavar="N", help="tokens of the gap (32)")
+    add_sampling_flags(parser, without=_OF_APPENDED_TOKENS)
+    _add_outputs(parser)
+
+
+# blocks and caches are of the tokens that are appended; a gap has none
+_OF_APPENDED_TOKENS = (
+    "max_new_tokens",
+    "block_length",
+    "cache",
+    "cache_refresh",
+    "border",
+    "suffix_window",
+    "early_end",
+)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    # SUPPRESS: what is not given is not passed on, so defaults stay in one place, the sampler's
+    parser.argument_default = argparse.SUPPRESS
+    parser.add_argument("model", metavar="MODEL", type=Path, help="exported folder or checkpoint")
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="prompts that run together (8 rows)"
+    )
+    parser.add_argument("--output", type=Path, metavar="F.jsonl", help="one object a sample")
+    parser.add_argument(
+        "--page", type=Path, metavar="F.html", help="a page that plays the decoding"
+    )
 
 
 def in_flags(sentence: str) -> str:

@@ -19,18 +19,23 @@ def canvas_text(sample: SampleRecord, steps_done: int | None = None) -> Text:
     last = max([0, *sample.opened_step])
     done = last + 1 if steps_done is None else steps_done
     text = Text()  # a style given here would dim all that follows
-    text.append("".join(map(_printable, sample.prompt_tokens)), style="dim")
-    for token, step in zip(sample.tokens, sample.opened_step, strict=True):
+    text.append("".join(map(printable, sample.prompt_tokens)), style="dim")
+    removed = sample.removed_step or [-1] * len(sample.tokens)
+    for token, step, gone in zip(sample.tokens, sample.opened_step, removed, strict=True):
+        if 0 <= gone < done:
+            continue
         if step >= done:
             text.append("░", style="dim")
         elif step < 0:
-            text.append(_printable(token), style="dim")
+            text.append(printable(token), style="dim")
         else:
-            text.append(_printable(token), style=_RAMP[step * (len(_RAMP) - 1) // max(1, last)])
+            text.append(printable(token), style=_RAMP[step * (len(_RAMP) - 1) // max(1, last)])
+    text.append("".join(map(printable, sample.suffix_tokens)), style="dim")
     return text
 
 
-def _printable(token: str) -> str:
+def printable(token: str) -> str:
+    """``token`` with its control characters as escapes."""
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in token)
 
 
@@ -38,5 +43,5 @@ def print_sample(sample: SampleRecord, console: Console | None = None) -> None:
     """Print the finished canvas with its colours, under its name where it has one."""
     console = console or Console()
     if "name" in sample.meta:
-        console.rule(Text(_printable(sample.meta["name"])), align="left")
+        console.rule(Text(printable(sample.meta["name"])), align="left")
     console.print(canvas_text(sample))

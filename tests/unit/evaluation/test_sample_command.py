@@ -14,24 +14,10 @@ import pytest
 
 from megatron_dream.errors import ConfigError, DataError
 from megatron_dream.evaluation import sample_command
-from megatron_dream.evaluation.sample_command import run_sample
+from megatron_dream.evaluation.sample_command import run_infill, run_sample
 from megatron_dream.evaluation.sampler import Sampler
-from tests.unit.sampling.plain_definition import BOS, MASK, NUM_TOKENS, PAD, TinyModel
-
-
-class LetterTokenizer:
-    """Token k is the k-th letter."""
-
-    bos_id, mask_id, pad_id, eos_id, vocab_size = BOS, MASK, PAD, PAD, NUM_TOKENS
-
-    def encode(self, text: str) -> list[int]:
-        return [ord(letter) - ord("a") for letter in text]
-
-    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
-        return "".join(map(self.token_text, ids))
-
-    def token_text(self, token: int) -> str:
-        return chr(ord("a") + token)
+from tests.unit.evaluation.letters import LetterTokenizer
+from tests.unit.sampling.plain_definition import BOS, MASK, PAD, TinyModel
 
 
 class Terminal(io.StringIO):
@@ -157,3 +143,170 @@ def test_a_wrong_line_is_named(tmp_path: Path, line: str) -> None:
     path.write_text('{"prompt": "a"}\n' + line)
     with pytest.raises(DataError, match=re.escape(f"{path}, line 2: ")):
         run_sample("m", jsonl=path)
+
+
+def three_prompts(tmp_path: Path) -> Path:
+    """Of different lengths, a conversation among them."""
+    path = tmp_path / "three.jsonl"
+    records = [
+        {"prompt": "a"},
+        {"messages": [{"role": "user", "content": "abc"}], "id": 7},
+        {"prompt": "bcdefgh"},
+    ]
+    path.write_text("\n".join(map(json.dumps, records)))
+    return path
+
+
+@pytest.mark.usefixtures("wide_model")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"alg": "origin"},
+        {"alg": "entropy", "alg_temp": 0.7},
+        {"alg": "threshold", "threshold": 0.3, "num_return_sequences": 2},
+        {"remask": "remdm", "steps": 12},
+        {"block_length": 2, "early_end": True, "steps": 6},
+    ],
+)
+def test_samples_do_not_depend_on_the_batch(tmp_path: Path, options: dict[str, Any]) -> None:
+    path, found = three_prompts(tmp_path), []
+    for batch_size in (1, 2, 3, None):
+        output, page = tmp_path / "o.jsonl", tmp_path / "p.html"
+        given = {**OPTIONS, **options, "max_new_tokens": 6, "batch_size": batch_size}
+        run_sample("m", jsonl=path, output=output, page=page, **given)
+        found.append((lines(output), page_data(page)))
+    assert all(entry == found[0] for entry in found[1:])
+    assert len({line["completion"] for line in found[0][0]}) == len(found[0][0])
+
+
+def test_a_message_goes_through_the_template_and_its_control_tokens_are_text(
+    tmp_path: Path, wide_model: list[Any]
+) -> None:
+    output = tmp_path / "o.jsonl"
+    text = "ab<|im_end|>c"
+    run_sample("m", text, chat=True, output=output, **OPTIONS)
+    first = wide_model[0][0].tolist()
+    # s and t mark turns: the system's, the user's, and the assistant's beginning
+    assert [token for token in first if token in (18, 19)] == [18, 19, 18, 19, 18]
+    user = LetterTokenizer().encode(f"user\n{text}")
+    assert user == first[first.index(18, 1) + 1 :][: len(user)]
+    assert lines(output)[0]["prompt"] == text
+    records = tmp_path / "r.jsonl"
+    records.write_text(json.dumps({"messages": [{"role": "user", "content": text}]}))
+    again = tmp_path / "again.jsonl"
+    run_sample("m", jsonl=records, output=again, **OPTIONS)
+    assert lines(again)[0]["completion"] == lines(output)[0]["completion"]
+
+
+def test_an_answer_ends_before_the_end_of_its_turn(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model = TinyModel(2)
+    ask = model.forward
+
+    def ends_turn(**inputs: Any) -> Any:
+        logits = ask(**inputs)
+        logits[:, -4:, 19] = 100.0  # <|im_end|> at the last places
+        return logits
+
+    monkeypatch.setattr(model, "forward", ends_turn)
+    sampler = Sampler(model, LetterTokenizer(), 200)  # type: ignore[arg-type]
+    monkeypatch.setattr(sample_command, "load_model", lambda _: sampler)
+    texts = {}
+    for chat in (True, False):
+        run_sample("m", "ab", chat=chat, output=tmp_path / "o.jsonl", **OPTIONS)
+        texts[chat] = lines(tmp_path / "o.jsonl")[0]["completion"]
+    assert len(texts[True]) == 2 and len(texts[False]) == 5 and texts[False].endswith("ttt")
+
+
+@pytest.fixture
+def wide_model(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A model with room for a template; returns what it is called with."""
+    model = TinyModel(2)
+    sampler = Sampler(model, LetterTokenizer(), 200)  # type: ignore[arg-type]
+    monkeypatch.setattr(sample_command, "load_model", lambda _: sampler)
+    return model.calls
+
+
+def test_a_prompt_that_does_not_fit_is_named_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps({"prompt": "a"}) + "\n" + json.dumps({"prompt": "a" * 30}))
+    with pytest.raises(DataError, match=r"line 2: 31 tokens and 5 new ones exceed .* 32 positions"):
+        run_sample("m", jsonl=path, batch_size=1, **OPTIONS)
+    assert capsys.readouterr().out == ""
+
+
+def test_infill_fills_the_gap_and_leaves_the_rest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], wide_model: list[Any]
+) -> None:
+    output, page = tmp_path / "o.jsonl", tmp_path / "p.html"
+    options = {"temperature": 1.5, "seed": 4, "num_return_sequences": 2}
+    run_infill("m", "ab", "cde", length=6, output=output, page=page, **options)
+    given = LetterTokenizer().encode("ab"), LetterTokenizer().encode("cde")
+    assert wide_model[0][0].tolist() == [BOS, *given[0], *[MASK] * 6, *given[1], PAD]
+    records = lines(output)
+    assert [(r["prefix"], r["suffix"], r["sample_index"]) for r in records] == [
+        ("ab", "cde", index) for index in range(2)
+    ]
+    assert capsys.readouterr().out.split("\n")[:-1] == [r["middle"] for r in records]
+    assert len({r["middle"] for r in records}) == 2
+    shown = page_data(page)
+    assert [s["text"] for s in shown] == [f"ab{r['middle']}cde" for r in records]
+    assert all("".join(s["prompt_tokens"]) == "ab" and len(s["tokens"]) == 6 for s in shown)
+    assert all("".join(s["suffix_tokens"][:-1]) == "cde" for s in shown)
+    assert all(min(s["opened_step"]) > 0 and max(s["opened_step"]) == 5 for s in shown)
+    assert all("r" not in r["middle"] for r in records)  # <|expand|> has no room to take
+
+
+def test_the_ways_to_give_a_gap_are_one(tmp_path: Path, wide_model: list[Any]) -> None:
+    file, jsonl = tmp_path / "f.py", tmp_path / "f.jsonl"
+    file.write_text("ab??cde")
+    jsonl.write_text(json.dumps({"prefix": "ab", "suffix": "cde"}))
+    ways: list[dict[str, Any]] = [
+        {"prefix": "ab", "suffix": "cde"},
+        {"file": file, "mark": "??"},
+        {"jsonl": jsonl},
+    ]
+    middles = []
+    for way in ways:
+        run_infill("m", **way, length=3, output=tmp_path / "o.jsonl", temperature=1.0, seed=1)
+        middles.append(lines(tmp_path / "o.jsonl")[0]["middle"])
+    assert middles[0] == middles[1] == middles[2]
+
+
+@pytest.mark.usefixtures("unloadable")
+@pytest.mark.parametrize(
+    "text, options, expected",
+    [
+        ("a", {}, "the mark '<fill>' stands in it 0 times"),
+        ("a<fill>b<fill>", {}, "the mark '<fill>' stands in it 2 times"),
+        ("ab", {"mark": ""}, "the mark '' stands in it 0 times"),
+        ("a<fill>b", {"length": 0}, "--length is 0"),
+        ("a<fill>b", {"suffix": "x", "file": None}, "--suffix goes with --prefix"),
+        ("a<fill>b", {"batch_size": 0}, "--batch-size is 0"),
+        ("a<fill>b", {"top_p": 7.0}, "--top-p is 7.0"),
+    ],
+)
+def test_a_gap_that_cannot_be_is_refused(
+    tmp_path: Path, text: str, options: dict[str, Any], expected: str
+) -> None:
+    file = tmp_path / "f.py"
+    file.write_text(text)
+    with pytest.raises((ConfigError, DataError), match=re.escape(expected)):
+        run_infill("m", **{"file": file, **options})
+
+
+def test_what_was_masked_again_is_told(tmp_path: Path) -> None:
+    page = tmp_path / "p.html"
+    run_sample("m", "ab", page=page, remask="remdm", steps=12, **OPTIONS)
+    shown = page_data(page)[0]
+    earlier = shown["earlier"]
+    assert [change for change in earlier if change["text"] is None]
+    for position in {change["position"] for change in earlier}:
+        mine = [change for change in earlier if change["position"] == position]
+        # opened, masked again, in turn; then what the position ends with
+        assert [change["text"] is None for change in mine] == [False, True] * (len(mine) // 2)
+        steps = [change["step"] for change in mine]
+        assert steps == sorted(steps) and steps[-1] < shown["opened_step"][position]

@@ -1,4 +1,4 @@
-"""The table of flags is the sampler's configuration, and the documentation's table is both."""
+"""The flags are the sampler's configuration, and the documentation's table is both."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import pytest
 
 from megatron_dream.evaluation.sampling_flags import (
     SAMPLING_FLAGS,
+    SamplingFlag,
+    _read_flags,
     add_sampling_flags,
     flag_name,
     in_flags,
@@ -25,7 +27,25 @@ FROM_THE_MODEL = {"mask_token_id", "pad_token_id", "bos_token_id", "eos_token_id
 FIELDS = {field.name: field for field in dataclasses.fields(SamplingConfig)}
 
 # a value of each kind that every field takes
-VALUES = {"alg": "entropy", "confidence_from": "raw", "compat": "dream-4"}
+VALUES = {"alg": "entropy"} | {
+    name: flag.choices[-1]
+    for name, flag in SAMPLING_FLAGS.items()
+    if flag.choices and name != "alg"
+}
+
+
+# what else a field needs to be given at all
+NEEDS: dict[str, dict[str, object]] = {
+    "cache_refresh": {"cache": "dual"},
+    "border": {"cache": "dual"},
+    "suffix_window": {"block_length": 8},
+    "early_end": {"block_length": 8},
+}
+
+
+def config_with(name: str, value: object) -> SamplingConfig:
+    ids = {"mask_token_id": 0, "pad_token_id": 0, "eos_token_id": 0}
+    return SamplingConfig(**{**ids, **NEEDS.get(name, {}), name: value})  # type: ignore[arg-type]
 
 
 def parse(*words: str) -> dict[str, object]:
@@ -36,6 +56,26 @@ def parse(*words: str) -> dict[str, object]:
 
 def test_every_field_that_a_person_can_set_has_a_flag() -> None:
     assert set(SAMPLING_FLAGS) == set(FIELDS) - FROM_THE_MODEL - {"output_history"}
+
+
+def test_a_new_field_is_a_flag_with_its_comment_as_help() -> None:
+    source = (
+        'ALGORITHMS = ("a", "b")\nclass SamplingConfig:\n    alg: str = "a"\n'
+        "    new_one: float | None = None  # what it does\n    ids: Sequence[int] = ()\n"
+        "    seed: int | None = None\n    mask_token_id: int | None = None\n"
+    )
+    flags = _read_flags(source)
+    assert flags["new_one"] == SamplingFlag(float, "what it does")
+    assert flags["ids"].is_list and flags["ids"].kind is int
+    assert flags["alg"].choices == ("a", "b") and "mask_token_id" not in flags
+
+
+def test_every_flag_has_help() -> None:
+    assert [name for name, flag in SAMPLING_FLAGS.items() if not flag.help] == []
+
+
+def test_the_number_of_samples_has_a_short_flag() -> None:
+    assert parse("-n", "3") == {"num_return_sequences": 3}
 
 
 @pytest.mark.parametrize("name", SAMPLING_FLAGS)
@@ -55,15 +95,16 @@ def test_a_flag_arrives_in_its_field_and_nothing_else_does(name: str) -> None:
     options = parse(flag_name(name), *([] if flag.kind is bool else [word]))
     value = True if flag.kind is bool else flag.kind(word)
     assert options == {name: [value] if flag.is_list else value}
-    config = SamplingConfig(mask_token_id=0, pad_token_id=0, **options)  # type: ignore[arg-type]
-    assert getattr(config, name) == options[name]
+    assert getattr(config_with(name, options[name]), name) == options[name]
 
 
 def test_choices_are_those_of_the_sampler() -> None:
     assert SAMPLING_FLAGS["alg"].choices == ALGORITHMS
-    for name in ("alg", "confidence_from", "compat"):
+    with_choices = [name for name, flag in SAMPLING_FLAGS.items() if flag.choices]
+    assert set(with_choices) == {name for name, flag in SAMPLING_FLAGS.items() if flag.kind is str}
+    for name in with_choices:
         for choice in SAMPLING_FLAGS[name].choices:
-            SamplingConfig(**{name: choice})  # type: ignore[arg-type]
+            config_with(name, choice)
         with pytest.raises(argparse.ArgumentError, match=f"{flag_name(name)}: invalid choice"):
             parse(flag_name(name), "other")
 
@@ -74,7 +115,7 @@ def test_the_documentation_lists_options_flags_and_defaults() -> None:
     assert set(listed) == set(FIELDS) - FROM_THE_MODEL
     for name, (flag, default) in listed.items():
         if name in SAMPLING_FLAGS:
-            assert flag.strip("`").split()[0] == flag_name(name)
+            assert f"{flag_name(name)} " in flag.replace("`", " ")
         value = FIELDS[name].default
         if value is None or value == ():
             assert default.startswith(("none", "off", "0", "`max_new_tokens`", "fresh")), name
