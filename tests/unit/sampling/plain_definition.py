@@ -1,4 +1,4 @@
-"""SPEC 7 without caches, once more, slowly: one row, one position at a time, no shared code.
+"""SPEC 7, once more, slowly: one row, one position at a time, no shared code.
 
 Also a tiny model whose logits are exact multiples of a grid, hence the same in any batch.
 """
@@ -95,8 +95,28 @@ def plain_count(config, sorted_confidence, quota, is_last):
     return quota
 
 
-def plain_generate(model, prompt, config):
+def plain_blocks(config):
+    """[(end of the block among the new tokens, its number of steps)], by the definition's words."""
+    new, steps = config.max_new_tokens, config.steps
+    if not config.block_length or not new:
+        return [(new, steps)]
+    ends = list(range(config.block_length, new, config.block_length)) + [new]
+    shares, done = [], 0
+    for number, end in enumerate(ends):
+        until = steps * end // new  # the share of the steps, of all blocks so far
+        until = max(until, done + 1)
+        until = min(until, steps - (len(ends) - 1 - number))
+        shares.append((end, until - done))
+        done = until
+    return shares
+
+
+def plain_generate(model, prompt, config, logits_of=None):
     """One row, temperature 0, not ``origin``.
+
+    Args:
+        logits_of: (x, block's first column, its end, step of the block) to logits [S, V]; default: the
+            model on the whole canvas.
 
     Returns:
         (ids, {position: (step, confidence)})
@@ -104,16 +124,30 @@ def plain_generate(model, prompt, config):
     config = config.resolved()
     x = list(prompt) + [MASK] * config.max_new_tokens
     canvas = x.count(MASK)
-    times = torch.linspace(1, config.eps, config.steps + 1, dtype=torch.float32).numpy()
-    opened = {}
-    for step in range(config.steps):
-        masked = [i for i, token in enumerate(x) if token == MASK]
-        is_last = step == config.steps - 1
+    opened, first, done = {}, len(prompt), 0
+    for end, steps in plain_blocks(config):
+        block = (first, len(prompt) + end, steps, done)
+        _plain_block(model, x, config, canvas, block, opened, logits_of)
+        first, done = len(prompt) + end, done + steps
+    return x, opened
+
+
+def _plain_block(model, x, config, canvas, block, opened, logits_of):
+    first, end, steps, done = block
+    times = torch.linspace(1, config.eps, steps + 1, dtype=torch.float32).numpy()
+    for step in range(steps):
+        masked = [i for i, token in enumerate(x) if token == MASK and i < end]
+        is_last = step == steps - 1
         share = np.float32(1) - times[step + 1] / times[step]
         quota = int(np.float32(len(masked)) * share)
         if not masked:
             break
-        logits = model.forward(torch.tensor([x]), None, None)[0]
+        if config.alg in ("maskgit_plus", "topk_margin", "entropy") and not quota and not is_last:
+            continue
+        if logits_of is None:
+            logits = model.forward(torch.tensor([x]), None, None)[0]
+        else:
+            logits = logits_of(x, first, end, step)
         found = []
         for i in masked:
             row = logits[i - 1].clone()
@@ -121,7 +155,7 @@ def plain_generate(model, prompt, config):
             row[MASK] = -math.inf
             if config.pad_penalty:
                 row[PAD] -= (
-                    torch.tensor(len(masked) / canvas, dtype=torch.float32) * config.pad_penalty
+                    torch.tensor(x.count(MASK) / canvas, dtype=torch.float32) * config.pad_penalty
                 )
             raw = torch.softmax(row, -1).tolist()
             kept = plain_filter(row.tolist(), config.top_p, config.top_k)
@@ -133,5 +167,4 @@ def plain_generate(model, prompt, config):
         count = plain_count(config, [c for c, _, _ in found], quota, is_last)
         for confidence, i, token in found[:count]:
             x[i] = token
-            opened[i] = (step, confidence)
-    return x, opened
+            opened[i] = (done + step, confidence)

@@ -69,11 +69,14 @@ prompt = inner.map(lambda tokens: [BOS, *tokens])
     penalty=st.sampled_from([0.0, 3.0, 27.6]),
     source=st.sampled_from(["filtered", "raw"]),
     seed=st.integers(0, 5),
+    length=st.sampled_from([None, 1, 2, 4, 7]),
 )
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_equals_plain_definition(
-    prompts, alg, new, steps, grid, top_p, top_k, penalty, source, seed
+    prompts, alg, new, steps, grid, top_p, top_k, penalty, source, seed, length
 ):
+    if length and steps < -(-new // length):
+        length = None  # fewer steps than blocks are refused
     config = dataclasses.replace(
         BASE,
         alg=alg,
@@ -86,6 +89,7 @@ def test_equals_plain_definition(
         threshold=0.6,
         factor=1.2,
         entropy_bound=0.4,
+        block_length=length,
     )
     check(TinyModel(seed, grid), prompts, config)
 
