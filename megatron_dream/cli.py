@@ -362,6 +362,12 @@ def _infill(options: argparse.Namespace) -> None:
     run_infill(**_given(options))
 
 
+def _chat(options: argparse.Namespace) -> None:
+    from megatron_dream.evaluation.chat_command import run_chat
+
+    run_chat(**_given(options))
+
+
 VERBS: dict[str, tuple[Handler, Callable[[_Parser], None], str]] = {
     "doctor": (_doctor, _fill_doctor, "show what is installed and what it enables"),
     "preprocess": (_preprocess, flags.add_preprocess_flags, "turn text into .bin/.idx token files"),
@@ -388,4 +394,5 @@ VERBS: dict[str, tuple[Handler, Callable[[_Parser], None], str]] = {
         "complete prompts, and show the order of the tokens",
     ),
     "infill": (_infill, sampling_flags.add_infill_flags, "fill the gap between two texts"),
+    "chat": (_chat, sampling_flags.add_chat_flags, "talk with a model in the terminal"),
 }

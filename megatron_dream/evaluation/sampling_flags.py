@@ -168,6 +168,13 @@ def add_infill_flags(parser: argparse.ArgumentParser) -> None:
     _add_outputs(parser)
 
 
+def add_chat_flags(parser: argparse.ArgumentParser) -> None:
+    """All of ``megatron-dream chat``."""
+    _add_model(parser)
+    parser.add_argument("--system", metavar="TEXT", help="the system's message (the template's)")
+    add_sampling_flags(parser, without=("num_return_sequences",))
+
+
 # blocks and caches are of the tokens that are appended; a gap has none
 _OF_APPENDED_TOKENS = (
     "max_new_tokens",

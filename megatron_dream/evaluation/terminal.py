@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.text import Text
 
@@ -29,9 +31,32 @@ def canvas_text(sample: SampleRecord, steps_done: int | None = None) -> Text:
         elif step < 0:
             text.append(printable(token), style="dim")
         else:
-            text.append(printable(token), style=_RAMP[step * (len(_RAMP) - 1) // max(1, last)])
+            text.append(printable(token), style=_colour(step, last))
     text.append("".join(map(printable, sample.suffix_tokens)), style="dim")
     return text
+
+
+def open_canvas_text(
+    tokens: Sequence[str | None], opened_step: Sequence[int], last_step: int
+) -> Text:
+    """A canvas on its way: None is a mask, colour tells the step that a token opened at.
+
+    Args:
+        tokens: text of each position.
+        opened_step: of each; of masks it is not asked.
+        last_step: of the whole generation.
+    """
+    text = Text()
+    for token, step in zip(tokens, opened_step, strict=True):
+        if token is None:
+            text.append("░", style="dim")
+        else:
+            text.append(printable(token), style=_colour(step, last_step))
+    return text
+
+
+def _colour(step: int, last_step: int) -> str:
+    return _RAMP[min(max(step, 0) * (len(_RAMP) - 1) // max(1, last_step), len(_RAMP) - 1)]
 
 
 def printable(token: str) -> str:
