@@ -23,6 +23,7 @@ from ..checkpoint.inference import CheckpointModel, load_for_sampling
 from ..checkpoint.metadata import read_metadata, resolve_checkpoint
 from ..errors import DifferenceFoundError, ModelFolderError
 from ..sampling import SamplingConfig, diffusion_generate
+from .engines import engines
 from .model_config import FolderConfig
 from .reader import FolderReader
 
@@ -36,7 +37,8 @@ def verify_folder(folder: Path | str, against: Path | str) -> int:
 
     Compared: shape, shift, mask id and tokenizer; fp32 logits of fixed random ids, without and with left
     padding; a generation at temperature 0. A folder in bf16 is compared with the checkpoint's weights
-    rounded to bf16.
+    rounded to bf16. Printed: what was compared, and which programs can read the folder by its files
+    (``engines.engines``), a line each.
 
     Args:
         folder: exported by ``export-hf``; **its code is run**.
@@ -62,6 +64,7 @@ def verify_folder(folder: Path | str, against: Path | str) -> int:
     report = _compare_logits(loaded, request, theirs)
     report += _compare_generation(loaded, request, theirs)
     print(f"{folder} equals {source}: " + "; ".join(report))
+    print("\n".join(f"  {engine}" for engine in engines(folder)))
     return 0
 
 
