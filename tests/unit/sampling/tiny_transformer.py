@@ -94,7 +94,8 @@ class PlainCache:
         in_prompt = self.has_masks_inside and first == self.prompt_length
         window = self.config.suffix_window
         size = len(x) if window is None else min(len(x), end + window)
-        if self.first != first or self.epoch != epoch or in_prompt:
+        is_full = self.first != first or self.epoch != epoch or in_prompt
+        if is_full:
             self.first, self.epoch = first, epoch
             self.keys = [[None] * size for _ in range(LAYERS)]
             self.values = [[None] * size for _ in range(LAYERS)]
@@ -103,10 +104,10 @@ class PlainCache:
             columns = range(first - 1, size)
         else:
             columns = range(first - 1, end)
-        if self.config.border == "kept" and len(columns) < size:
+        if self.config.border == "kept" and not is_full:
             columns = columns[1:]
         hidden = self.run(x, columns)
-        if len(columns) == size:
+        if is_full:
             self.border = hidden[first - 1]
         hidden.setdefault(first - 1, self.border)
         logits = torch.full((len(x), self.model.head.shape[1]), math.nan)

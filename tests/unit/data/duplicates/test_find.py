@@ -142,7 +142,8 @@ def test_a_stopped_pass_goes_on_and_another_one_is_refused(tmp_path: Path) -> No
 def test_a_damaged_list_is_refused(tmp_path: Path) -> None:
     found([source_of(tmp_path, "s", ["a", "a", "b", "b"])], tmp_path / "list")
     ids = tmp_path / "list" / "ids.bin"
-    ids.write_bytes(ids.read_bytes()[:-1] + b"!")
+    content = ids.read_bytes()
+    ids.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(DataError, match="altered"):
         load_drop_list(tmp_path / "list")
 
