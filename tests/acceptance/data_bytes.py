@@ -187,7 +187,8 @@ def all_corpora(
     if not any(path.as_posix().endswith(corpora.IDENTIFIERS) for path in packages):
         raise SystemExit(f"{corpora.IDENTIFIERS} is not installed: pip install jinja2")
     if limit is None:
-        whole = corpora.of_folder("packages", corpora.SITE_PACKAGES, _SOURCE_SHARD_MB)
+        copy = folder / "packages"
+        whole = corpora.of_folder("packages", corpora.SITE_PACKAGES, copy, _SOURCE_SHARD_MB)
     else:
         some = corpora.evenly(packages, limit, corpora.IDENTIFIERS)
         whole = corpora.of_files("packages", some, folder / "packages.txt", _shard_mb(limit))

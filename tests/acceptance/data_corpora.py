@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -106,8 +107,15 @@ def of_files(name: str, paths: Sequence[Path], listing: Path, shard_mb: float) -
     return Corpus(name, (f"@{listing}",), (), lambda: map(_record_of_file, paths), shard_mb)
 
 
-def of_folder(name: str, folder: Path, shard_mb: float) -> Corpus:
-    """A corpus of all source files of a folder, named by the folder."""
+def of_folder(name: str, source: Path, folder: Path, shard_mb: float) -> Corpus:
+    """A corpus of all Python files of ``source``, copied into ``folder`` and named by it.
+
+    Copied because somebody may install a package while this runs, which takes hours.
+    """
+    for path in python_files(source):
+        copy = folder / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
     paths = python_files(folder)
     return Corpus(name, (str(folder),), (), lambda: map(_record_of_file, paths), shard_mb)
 
