@@ -30,13 +30,14 @@ def contamination_of(sources: Iterable[SourceConfig]) -> str:
     return contamination_words(
         (
             source.name or Path(source.prefix).name,  # no paths: the model card repeats it
-            decontaminated_against(_sidecar(source.prefix)),
+            decontaminated_against(read_sidecar(source.prefix)),
         )
         for source in sources
     )
 
 
-def _sidecar(prefix: str) -> dict[str, Any] | None:
+def read_sidecar(prefix: str) -> dict[str, Any] | None:
+    """``P.json`` of token files; None where there is none that can be read."""
     try:
         values = json.loads(prefix_path(prefix, ".json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -80,20 +80,116 @@ def count_parameters(shapes: dict[str, tuple[int, ...]]) -> int:
     return total
 
 
-def _training_table(metadata: CheckpointMetadata) -> str:
-    """What the checkpoint says about its making: one line a fact, the recipe section by section."""
-    rows: list[tuple[str, Any]] = [("objective", metadata.objective), ("step", metadata.step)]
+# Of the recipe, what says how the weights were made; layout and logging change nothing in them.
+_RECIPE = ("data", "diffusion", "optimizer", "training")
+# Paths of a machine say nothing to a reader and may say too much.
+_PATHS = ("train", "valid", "cache_folder")
+_METRICS = {
+    "loss": "loss",
+    "masked_cross_entropy": "cross-entropy on masked tokens (nats)",
+    "accuracy": "accuracy on masked tokens",
+    "bound_per_token": "bound per token (nats)",
+}
+_MAX_LICENCES = 12  # of a source; the rest is summed up
+
+
+def _training(metadata: CheckpointMetadata) -> str:
+    """Facts, data, metrics and recipe of the checkpoint; what it does not say is left out."""
     trained = dict(metadata.trained)
-    recipe = trained.pop("recipe", None)
-    rows += list(trained.items())
-    if isinstance(recipe, dict):
-        for section in ("data", "diffusion", "optimizer", "training"):
-            for name, value in (recipe.get(section) or {}).items():
-                # Paths of a machine say nothing to a reader and may say too much.
-                if name not in ("train", "valid", "cache_folder"):
-                    rows.append((f"{section}.{name}", value))
-    lines = [f"| {name} | {_cell(value)} |" for name, value in rows]
-    return "\n".join(["| | |", "|---|---|", *lines])
+    sections = {
+        "Data": _data_table(trained.pop("data", None)),
+        "Metrics": _metrics_table(trained.pop("metrics", None)),
+        "Recipe": _recipe_table(trained.pop("recipe", None)),
+    }
+    facts = {"objective": metadata.objective, "step": metadata.step, **_facts(trained)}
+    parts = [_table(["", ""], [[name, value] for name, value in facts.items()])]
+    parts += [f"### {title}\n\n{text}" for title, text in sections.items() if text]
+    return "\n\n".join(parts)
+
+
+def _facts(trained: dict[str, Any]) -> dict[str, Any]:
+    start = trained.pop("initial weights", None)
+    if isinstance(start, dict):
+        source = start.get("imported_from")
+        origin = f", imported from {source}" if source else ""
+        text = f"step {start.get('step')} of {start.get('objective')} weights{origin}"
+        trained["initial weights"] = text
+    return {name: value for name, value in trained.items() if value not in (None, [])}
+
+
+def _data_table(data: Any) -> str | None:
+    if not isinstance(data, list) or not data:
+        return None
+    header = [
+        "source",
+        "weight",
+        "documents",
+        "tokens",
+        "licences (share of tokens)",
+        "compared with",
+    ]
+    rows = [
+        [
+            one.get("name"),
+            one.get("weight"),
+            _count(one.get("documents")),
+            _count(one.get("tokens")),
+            _licences(one),
+            ", ".join(one.get("decontaminated_against") or []) or "nothing",
+        ]
+        for one in data
+    ]
+    return _table(header, rows)
+
+
+def _count(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else "unknown"
+
+
+def _licences(source: dict[str, Any]) -> str:
+    """Licences by their tokens; those of a corpus that tells none are unknown, which is not free."""
+    counts = {name: tokens for name, (_, tokens) in (source.get("licences") or {}).items()}
+    total = sum(counts.values())
+    if not total:
+        return "unknown"
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    shown = [f"{name} {tokens / total:.1%}" for name, tokens in ranked[:_MAX_LICENCES]]
+    if rest := ranked[_MAX_LICENCES:]:
+        shown.append(f"{len(rest)} others {sum(tokens for _, tokens in rest) / total:.1%}")
+    return ", ".join(shown)
+
+
+def _metrics_table(metrics: Any) -> str | None:
+    if not isinstance(metrics, dict) or not metrics:
+        return None
+    rows = [
+        [name, one.get("step"), *(_number(one.get(key)) for key in _METRICS)]
+        for name, one in metrics.items()
+    ]
+    return _table(["", "step", *_METRICS.values()], rows)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, (int, float)) else "not finite"
+
+
+def _recipe_table(recipe: Any) -> str | None:
+    if not isinstance(recipe, dict):
+        return None
+    rows = [
+        [f"{section}.{name}", value]
+        for section in _RECIPE
+        for name, value in (recipe.get(section) or {}).items()
+        if name not in _PATHS
+    ]
+    return _table(["", ""], rows)
+
+
+def _table(header: list[str], rows: list[list[Any]]) -> str:
+    lines = [header, ["---"] * len(header), *([_cell(value) for value in row] for row in rows)]
+    return "\n".join(
+        "|" + "|".join(f" {text} " if text else " " for text in line) + "|" for line in lines
+    )
 
 
 def _cell(value: Any) -> str:
@@ -145,5 +241,5 @@ def model_card(
         dtype=dtype,
         mask_token_id="unknown" if mask_token_id is None else mask_token_id,
         fingerprint=fingerprint or "unknown",
-        training=_training_table(metadata),
+        training=_training(metadata),
     )

@@ -24,6 +24,7 @@ from .batches import micro_batch_iterators
 from .log import RunLog
 from .metrics import StepReport
 from .optimizer import update
+from .provenance import metrics_of
 from .step import StepRunner
 from .throughput import flops_per_token, peak_flops
 from .validation import validate
@@ -62,6 +63,7 @@ class TrainingLoop:
         self._peak = peak * self.ranks.world_size if peak else None
         self._started = time.monotonic()
         self._first_step = self.step
+        self._metrics: dict[str, Any] = dict(self.metadata.trained.get("metrics") or {})
 
     def train(self, stop_after: int | None = None) -> None:
         """Run to ``train_steps``, or for ``stop_after`` steps."""
@@ -119,6 +121,7 @@ class TrainingLoop:
         grad_norm = self._update(report)
         self.step += 1
         self.consumed += self.layout.global_batch_size
+        self._metrics["training"] = metrics_of(self.step, report)
         device.synchronize()
         self._report(report, grad_norm, time.monotonic() - started)
 
@@ -183,6 +186,7 @@ class TrainingLoop:
             step=self.step,
             source_names=self._names(self.config.data.valid),
         )
+        self._metrics["validation"] = metrics_of(self.step, report)
         self.log.validation(self.step, report.as_dict())
 
     def _is_time_to_save(self) -> bool:
@@ -201,7 +205,7 @@ class TrainingLoop:
                 "recipe": dataclasses.asdict(self.config),
                 "tokens": (self.metadata.earlier_samples + self.consumed)
                 * self.config.data.sequence_length,
-                "sources": self._names(self.config.data.train),
+                "metrics": dict(self._metrics),
             },
         )
         name = step_folder(self.step)

@@ -19,7 +19,6 @@ from ..config.schema import RunConfig
 from ..config.validate import validate
 from ..data.budget import parse_tokens
 from ..data.build import build_streams
-from ..data.contamination import contamination_of
 from ..data.loader import merge_ranges, ordinal_of
 from ..errors import CheckpointError, ConfigError
 from ..model.build import build_model
@@ -32,6 +31,7 @@ from .identity import check_initial_weights, check_resume, resolve_vocabulary, r
 from .log import RunLog
 from .loop import TrainingLoop
 from .optimizer import build_optimizer, build_scheduler, wrap_data_parallel
+from .provenance import origin_of, provenance, resumed
 
 
 def pretrain(config: RunConfig, dry_run: int | None = None) -> int:
@@ -113,8 +113,7 @@ def _build(
         num_ranks=ranks.world_size,
     )
     metadata = run_metadata(config, tokenizer, layout, index_hash)
-    contamination = contamination_of(config.data.train)
-    metadata.trained = {"training data": contamination}
+    metadata.trained = provenance(config)
     chunks = build_model(
         config.model, config.parallel, config.training, ranks, objective=config.diffusion.objective
     )
@@ -140,7 +139,7 @@ def _build(
         enabled=ranks.reports,
     )
     log.say(layout.equation())
-    log.say(f"Training data: {contamination}")
+    log.say(f"Training data: {metadata.trained['training data']}")
     writer = CheckpointWriter(
         checkpoints,
         ranks,
@@ -205,6 +204,7 @@ def _load_initial(
     saved = read_metadata(resolve_checkpoint(source))
     check_initial_weights(saved, here, source, override=config.checkpoint.init_override)
     load_weights(source, chunks, ranks)
+    here.trained["initial weights"] = origin_of(saved)
     if saved.objective == "ar" and config.diffusion.objective == "diffusion":
         first_special = min(tokenizer.added_tokens)
         set_rows_to_mean(chunks, [tokenizer.mask_id], first_special, ranks)
@@ -233,4 +233,5 @@ def _resume(
         consumed_samples=position.consumed_samples,
         skipped_ranges=position.skipped_ranges,
         earlier_samples=position.earlier_samples,
+        trained=resumed(saved.trained, here.trained),
     )
