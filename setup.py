@@ -55,10 +55,12 @@ setup(
         # Preprocessing at speed and in every format; gigatoken is compared, not trusted.
         "data": ["gigatoken", "pyarrow", "fsspec", "zstandard"],
         "datatrove": ["datatrove"],
+        "serve": ["fastapi", "uvicorn", "prometheus_client"],
         "eval": ["lm-eval>=0.4.9", "evalplus>=0.3.1"],
         "dev": [
             "pytest>=8",
             "pytest-timeout",
+            "pillow",  # reads the GIFs that the page saves
             "hypothesis",
             "ruff",
             "mypy",
@@ -67,6 +69,8 @@ setup(
             "pre-commit",
             "tensorboard",
             "zstandard",
+            "httpx",  # tests of serve
+            "openai",
         ],
     },
     entry_points={"console_scripts": ["megatron-dream = megatron_dream.cli:main"]},

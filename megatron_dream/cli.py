@@ -368,6 +368,44 @@ def _chat(options: argparse.Namespace) -> None:
     run_chat(**_given(options))
 
 
+def _serve(options: argparse.Namespace) -> None:
+    from megatron_dream.serving.command import run_serve
+
+    run_serve(**_given(options))
+
+
+def _fill_serve(parser: _Parser) -> None:
+    # SUPPRESS: defaults stay in serving/command.py and serving/limits.py
+    parser.argument_default = argparse.SUPPRESS
+    parser.add_argument("model", metavar="MODEL", type=Path, help="exported folder or checkpoint")
+    parser.add_argument("--port", type=int, metavar="N", help="8000; 0: any free one")
+    parser.add_argument("--host", metavar="H", help="address to listen at (127.0.0.1)")
+    parser.add_argument("--key-file", type=Path, metavar="FILE", help="the key clients must send")
+    parser.add_argument(
+        "--insecure", action="store_true", help="other machines may ask without a key"
+    )
+    parser.add_argument(
+        "--allow-host", nargs="+", metavar="NAME", help="further names of this server"
+    )
+    parser.add_argument("--model-name", metavar="NAME", help="default: the folder's name")
+    parser.add_argument("--grace", type=float, metavar="S", help="seconds to drain (30)")
+    for flag, text in (
+        ("--max-batch", "rows denoised together (16)"),
+        ("--max-batch-tokens", "rows times columns of a batch (32768)"),
+        ("--max-queue", "requests open at once (128)"),
+        ("--max-body-bytes", "of a request (1048576)"),
+        ("--max-prompt-tokens", "of a prompt (4096)"),
+        ("--max-tokens", "new tokens of a choice (1024)"),
+        ("--max-steps", "of a schedule (1024)"),
+        ("--max-choices", "prompts times n of a request (16)"),
+    ):
+        parser.add_argument(flag, type=int, metavar="N", help=text)
+    parser.add_argument("--max-seconds", type=float, metavar="S", help="of a request (300)")
+    parser.add_argument(
+        "--batch-wait", type=float, metavar="S", help="seconds that a batch waits for rows (0.005)"
+    )
+
+
 VERBS: dict[str, tuple[Handler, Callable[[_Parser], None], str]] = {
     "doctor": (_doctor, _fill_doctor, "show what is installed and what it enables"),
     "preprocess": (_preprocess, flags.add_preprocess_flags, "turn text into .bin/.idx token files"),
@@ -395,4 +433,5 @@ VERBS: dict[str, tuple[Handler, Callable[[_Parser], None], str]] = {
     ),
     "infill": (_infill, sampling_flags.add_infill_flags, "fill the gap between two texts"),
     "chat": (_chat, sampling_flags.add_chat_flags, "talk with a model in the terminal"),
+    "serve": (_serve, _fill_serve, "answer over HTTP as OpenAI does, with a page to watch"),
 }

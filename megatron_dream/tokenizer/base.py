@@ -140,6 +140,10 @@ class Tokenizer(ABC):
     def token_text(self, token_id: int) -> str:
         """What one token stands for; ``<0xE2>`` for bytes that are no character of their own."""
 
+    def is_part(self, token_id: int) -> bool:
+        """Whether a token's characters may depend on its neighbours, as those of single bytes do."""
+        return "<0x" in self.token_text(token_id)
+
     @property
     @abstractmethod
     def fingerprint(self) -> str:

@@ -93,9 +93,16 @@ class HuggingFaceTokenizer(Tokenizer):
             return ""
         if self._is_byte_level:
             return bytes_text(bytes(_BYTE_OF[character] for character in token))
-        if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+        if _is_fallback(token):
             return bytes_text(bytes([int(token[3:5], 16)]))
         return self._decode([token_id])
+
+    def is_part(self, token_id: int) -> bool:
+        """See the base class; a run of fallback bytes is decoded whole or not at all, ASCII too."""
+        if token_id in self.added_tokens:
+            return False
+        is_fallback = not self._is_byte_level and _is_fallback(self._library.id_to_token(token_id))
+        return is_fallback or super().is_part(token_id)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -141,6 +148,11 @@ class HuggingFaceTokenizer(Tokenizer):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as tokenizer.json's content, for worker processes."""
         return type(self), (self._json, self.path)
+
+
+def _is_fallback(token: str | None) -> bool:
+    """Whether a token is one byte of what the vocabulary has no piece for."""
+    return token is not None and len(token) == 6 and token[:3] == "<0x" and token[5] == ">"
 
 
 def _read_tokens(tokenizer_json: Any, path: str) -> tuple[list[AddedToken], dict[str, int]]:
