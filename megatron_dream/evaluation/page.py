@@ -1,4 +1,4 @@
-"""One HTML file that plays how a sample came about, token by token.
+"""One HTML file that plays how samples came about, token by token, side by side.
 
 No network: script and style are inside, allowed by their hashes in a strict content policy, and the
 data is JSON that the script reads as text. Nothing of a sample is ever parsed as HTML: ``<``, ``>`` and
@@ -113,7 +113,8 @@ def render_page(samples: Sequence[SampleRecord], title: str) -> str:
         raise ValueError("A page needs at least one sample.")
     template = (_FOLDER / "page.html").read_text(encoding="utf-8")
     style = (_FOLDER / "page.css").read_text(encoding="utf-8")
-    script = (_FOLDER / "page.js").read_text(encoding="utf-8")
+    scripts = [(_FOLDER / name).read_text(encoding="utf-8") for name in ("gif.js", "page.js")]
+    script = "\n".join(scripts)
     parts = {
         "%STYLE_HASH%": _hash(style),
         "%SCRIPT_HASH%": _hash(script),

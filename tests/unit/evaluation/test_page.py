@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_dream.evaluation.page import SampleRecord, render_page, write_page
+from megatron_dream.evaluation.page import Change, SampleRecord, render_page, write_page
 from megatron_dream.evaluation.terminal import canvas_text
 
 ATTACK = "</script><img src=x onerror=alert(1)>"
@@ -70,6 +70,10 @@ def test_nothing_is_fetched() -> None:
 def test_lists_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="2 tokens, 1 steps"):
         SampleRecord([], ["a", "b"], [0], [0.5], "ab")
+    with pytest.raises(ValueError, match="1 tokens and 2 entries of removed_step"):
+        SampleRecord([], ["a"], [0], [0.5], "a", removed_step=[-1, -1])
+    with pytest.raises(ValueError, match="a position that it has not"):
+        SampleRecord([], ["a"], [0], [0.5], "a", earlier=[Change(1, 0, None)])
     with pytest.raises(ValueError, match="at least one sample"):
         write_page(tmp_path / "page.html", [], "t")
     assert not list(tmp_path.iterdir())
@@ -80,6 +84,8 @@ def test_terminal_view_shows_masks_and_escapes() -> None:
     assert canvas_text(sample, 0).plain == "x░░given"
     assert canvas_text(sample, 1).plain == "x░\\x1b[2Jgiven"
     assert canvas_text(sample).plain == "xa\\x1b[2Jgiven"
+    gap = SampleRecord(["x"], ["a", "b"], [1, 0], [0.5] * 2, "", {}, ["y\x07"], [], [-1, 1])
+    assert canvas_text(gap, 1).plain == "x░by\\x07" and canvas_text(gap).plain == "xay\\x07"
     styles = [str(span.style) for span in canvas_text(sample).spans]
     assert canvas_text(sample).style == ""  # a style of the whole would dim the colours
     assert styles == ["dim", "bright_red", "bright_blue", "dim"]
