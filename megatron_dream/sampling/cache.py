@@ -66,8 +66,10 @@ class StatesModel(Protocol):
         position_ids_BQ: torch.Tensor | None,
         cache: KeyValueCache | None = None,
         start: int = 0,
+        low: int = 0,
+        high: int | None = None,
     ) -> torch.Tensor:
-        """Final hidden states [B, Q, H] of columns start, start + 1, ...
+        """Run columns start to start + Q - 1; final hidden states [B, high - low, H] of some of them.
 
         Args:
             input_ids_BQ: int64, the columns to run.
@@ -76,6 +78,9 @@ class StatesModel(Protocol):
             position_ids_BQ: of the same columns; None: their numbers.
             cache: written at these columns and read at all; None: the columns attend to one another.
             start: number of the first.
+            low: the first, counted from ``start``, whose state is asked for; of the others the last
+                layer needs keys and values only.
+            high: one past the last; None: Q.
         """
 
     def sampler_logits(self, states_NH: torch.Tensor) -> torch.Tensor:

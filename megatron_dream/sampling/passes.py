@@ -60,6 +60,7 @@ class Passes:
         # These have masks inside the prompt, which no cache may hold still: they go without one.
         self._uncached_B = masked_BS[:, : block.first].any(-1)
         self._held_R: torch.Tensor | None = None  # rows that the cache is of
+        self._border_R1H: torch.Tensor | None = None  # their state at the left neighbour, if kept
         self._epoch = 0  # of refreshing
 
     def whole_logits(self, x_BS: torch.Tensor) -> torch.Tensor:
@@ -136,9 +137,10 @@ class Passes:
     ) -> torch.Tensor:
         """States that predict the wanted positions of some rows, by a pass over all columns."""
         rows_R = rows_B.nonzero().squeeze(-1)
-        states = self._run(model, x_BS, rows_R, 0, self._block.limit, None)
         rows_N, columns_N = wanted_BS[rows_R].nonzero(as_tuple=True)
-        return states[rows_N, columns_N - 1]
+        low, high = _span(columns_N - 1)
+        states = self._run(model, x_BS, rows_R, (0, self._block.limit), (low, high), None)
+        return states[rows_N, columns_N - 1 - low]
 
     def _cached(
         self,
@@ -151,38 +153,44 @@ class Passes:
         """The same by the cache, which is filled where it is not, or is due to be filled again."""
         block, config = self._block, self._config
         rows_R = rows_B.nonzero().squeeze(-1)
-        epoch = step // config.cache_refresh if config.cache_refresh else 0
         rows_N, columns_N = wanted_BS[rows_R].nonzero(as_tuple=True)
-        kept = config.border == "kept"
-        start, end = block.first - (not kept), block.end
-        if config.cache == "prefix":
-            end = block.limit
+        columns_N = columns_N - 1  # that predict them
+        low, high = _span(columns_N)
+        border, kept = block.first - 1, config.border == "kept"
+        epoch = step // config.cache_refresh if config.cache_refresh else 0
         held_R = self._held_R
         place_R = None if held_R is None else _places(rows_R, held_R)
         if held_R is None or place_R is None or epoch != self._epoch:
             self._held_R, self._epoch = rows_R, epoch
             self._cache.begin(len(rows_R), block.limit)
-            states = self._run(model, x_BS, rows_R, 0, block.limit, self._cache)
-            self._border_RH = states[:, block.first - 1].clone()
-            return states[rows_N, columns_N - 1]
+            low = min(low, border) if kept else low
+            states = self._run(model, x_BS, rows_R, (0, block.limit), (low, high), self._cache)
+            self._border_R1H = states[:, border - low : border - low + 1] if kept else None
+            return states[rows_N, columns_N - low]
         if len(rows_R) < len(held_R):
             self._cache.keep(place_R)
-            self._border_RH, self._held_R = self._border_RH[place_R], rows_R
-        states = self._run(model, x_BS, rows_R, start, end, self._cache)
-        if not kept:
-            return states[rows_N, columns_N - 1 - start]
-        states = torch.cat([self._border_RH[:, None], states], dim=1)
-        return states[rows_N, columns_N - block.first]
+            self._held_R = rows_R
+            if self._border_R1H is not None:
+                self._border_R1H = self._border_R1H[place_R]
+        run = (border + kept, block.limit if config.cache == "prefix" else block.end)
+        low = max(low, run[0])
+        states = self._run(model, x_BS, rows_R, run, (low, max(high, low + 1)), self._cache)
+        if self._border_R1H is None:
+            return states[rows_N, columns_N - low]
+        states = torch.cat([self._border_R1H, states], dim=1)
+        return states[rows_N, torch.where(columns_N == border, 0, columns_N - low + 1)]
 
     def _run(
         self,
         model: StatesModel,
         x_BS: torch.Tensor,
         rows_R: torch.Tensor,
-        start: int,
-        end: int,
+        columns: tuple[int, int],
+        wanted: tuple[int, int],
         cache: KeyValueCache | None,
     ) -> torch.Tensor:
+        """Run columns [start, end) of some rows; states of the wanted ones among them."""
+        start, end = columns
         canvas, every = self._canvas, len(x_BS)
         ids = _part(x_BS, rows_R, every, start, end)
         self._count(ids)
@@ -193,7 +201,8 @@ class Passes:
                 key_mask = None
         if positions is not None:
             positions = _part(positions, rows_R, every, start, end)
-        return model.sampler_states(ids, key_mask, positions, cache, start)
+        low, high = wanted[0] - start, wanted[1] - start
+        return model.sampler_states(ids, key_mask, positions, cache, start, low, high)
 
     def _count(self, ids: torch.Tensor) -> None:
         self.num_forward += 1
@@ -205,6 +214,10 @@ def _part(
 ) -> torch.Tensor:
     """Some rows and columns; no copy where all rows stay."""
     return (values_BS if len(rows_R) == every else values_BS[rows_R])[:, start:end]
+
+
+def _span(columns_N: torch.Tensor) -> tuple[int, int]:
+    return int(columns_N.min()), int(columns_N.max()) + 1
 
 
 def _places(rows_R: torch.Tensor, held_R: torch.Tensor) -> torch.Tensor | None:

@@ -112,29 +112,31 @@ class DreamAttention(nn.Module):
         mask: torch.Tensor | None,
         cache: KeyValueCache | None = None,
         start: int = 0,
+        asked: slice = slice(None),
     ) -> torch.Tensor:
-        batch, length, _ = x_BSH.shape
+        """Attention's output at the asked columns [B, Q, H]; all columns give keys and values."""
+        batch = x_BSH.shape[0]
 
-        def heads(projection: nn.Linear) -> torch.Tensor:
-            return projection(x_BSH).view(batch, length, -1, self.head_dim).transpose(1, 2)
+        def heads(projection: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+            return projection(x).view(batch, x.shape[1], -1, self.head_dim).transpose(1, 2)
 
-        query, key, value = heads(self.q_proj), heads(self.k_proj), heads(self.v_proj)
-        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        query = rotate(heads(self.q_proj, x_BSH[:, asked]), cos[:, :, asked], sin[:, :, asked])
+        key, value = rotate(heads(self.k_proj, x_BSH), cos, sin), heads(self.v_proj, x_BSH)
         if cache is not None:
             key, value = cache.write(self.layer, start, key, value)
         copies = query.shape[1] // key.shape[1]
         shape = query.shape
         if copies > 1 and (mask is None or mask.shape[-2] == 1):
             # Queries of a group as further queries of one head: no key is copied.
-            query = query.reshape(batch, -1, copies * length, self.head_dim)
+            query = query.reshape(batch, key.shape[1], -1, self.head_dim)
         elif copies > 1:
             key = key.repeat_interleave(copies, dim=1)
             value = value.repeat_interleave(copies, dim=1)
         attended = nn.functional.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
         )
-        attended = attended.reshape(shape)
-        return self.o_proj(attended.transpose(1, 2).reshape(batch, length, -1))
+        attended = attended.reshape(shape).transpose(1, 2)
+        return self.o_proj(attended.reshape(batch, attended.shape[1], -1))
 
 
 class DreamDecoderLayer(nn.Module):
@@ -147,8 +149,8 @@ class DreamDecoderLayer(nn.Module):
         self.input_layernorm = DreamRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = DreamRMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: torch.Tensor, *attention: Any) -> torch.Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), *attention)
+    def forward(self, x: torch.Tensor, *attention: Any, asked: slice = slice(None)) -> torch.Tensor:
+        x = x[:, asked] + self.self_attn(self.input_layernorm(x), *attention, asked=asked)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -189,14 +191,17 @@ class DreamBaseModel(DreamPreTrainedModel):
         keep_states: bool = False,
         cache: KeyValueCache | None = None,
         start: int = 0,
+        asked: slice = slice(None),
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         head_dim = self.config.hidden_size // self.config.num_attention_heads
         cos, sin = rotary_tables(
             position_ids, head_dim, self.config.rope_theta, inputs_embeds.dtype
         )
         hidden, states = inputs_embeds, [inputs_embeds]
-        for layer in self.layers:
-            hidden = layer(hidden, cos, sin, mask, cache, start)
+        last = len(self.layers) - 1
+        for number, layer in enumerate(self.layers):
+            columns = asked if number == last else slice(None)
+            hidden = layer(hidden, cos, sin, mask, cache, start, asked=columns)
             if keep_states:
                 states.append(hidden)
         hidden = self.norm(hidden)
@@ -352,14 +357,17 @@ class DreamModel(DreamPreTrainedModel):
         position_ids_BQ: torch.Tensor | None,
         cache: KeyValueCache | None = None,
         start: int = 0,
+        low: int = 0,
+        high: int | None = None,
     ) -> torch.Tensor:
-        """Hidden states [B, Q, H] of some columns (cache.py: StatesModel)."""
+        """Hidden states [B, high - low, H] of some columns (cache.py: StatesModel)."""
         if position_ids_BQ is None:
             columns = torch.arange(start, start + input_ids_BQ.shape[1], device=input_ids_BQ.device)
             position_ids_BQ = columns.expand_as(input_ids_BQ)
         mask = None if key_mask_BS is None else key_mask_BS[:, None, None, :]
         embedded = self.model.embed_tokens(input_ids_BQ)
-        return self.model(embedded, mask, position_ids_BQ, cache=cache, start=start)[0]
+        asked = slice(low, high)
+        return self.model(embedded, mask, position_ids_BQ, False, cache, start, asked)[0]
 
     def sampler_logits(self, states_NH: torch.Tensor) -> torch.Tensor:
         """Logits [N, V] of some of them."""

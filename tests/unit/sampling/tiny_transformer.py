@@ -36,7 +36,9 @@ class TinyTransformer:
         self.head = draw(hidden, vocabulary)
         self.passes = []  # (rows, first column, columns) of each
 
-    def sampler_states(self, input_ids_BQ, key_mask_BS, position_ids_BQ, cache=None, start=0):
+    def sampler_states(
+        self, input_ids_BQ, key_mask_BS, position_ids_BQ, cache=None, start=0, low=0, high=None
+    ):
         rows, length = input_ids_BQ.shape
         self.passes.append((rows, start, length))
         if position_ids_BQ is None:
@@ -58,7 +60,7 @@ class TinyTransformer:
             mixed = (scores.softmax(-1) @ v).transpose(1, 2).reshape(rows, length, -1)
             h = h + mixed @ weights["o"]
             h = h + torch.tanh(normed(h) @ weights["m"])
-        return normed(h)
+        return normed(h)[:, low:high]
 
     def sampler_logits(self, states_NH):
         return (torch.round(states_NH @ self.head / 1e-6) * 1e-6).float()
