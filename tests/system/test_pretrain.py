@@ -16,6 +16,8 @@ import torch
 
 from megatron_dream.checkpoint.metadata import read_metadata, resolve_checkpoint, verify_files
 from megatron_dream.checkpoint.tensors import TensorReader
+from megatron_dream.tokenizer import load_tokenizer
+from megatron_dream.training.provenance import source_commit
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(Path(__file__).parent))
@@ -148,15 +150,53 @@ def test_skipped_samples_stay_out_of_a_resumed_run(
 
 
 def test_exports_come_without_a_save_interval(
-    config_file: Path, tmp_path: Path, run_command: Command
+    config_file: Path, token_data: Path, tmp_path: Path, run_command: Command
 ) -> None:
     run_command(
         "pretrain", "--config", str(config_file), "--training.train_steps", "3",
         "--checkpoint.save_interval", "0", "--checkpoint.export_interval", "2",
+        "--training.eval_interval", "2",
     )  # fmt: skip
     exports = tmp_path / "run" / "exports"
     assert [folder.name for folder in exports.iterdir()] == ["step_00000002"]
-    assert list((exports / "step_00000002").glob("*.safetensors"))
+    folder = exports / "step_00000002"
+    assert list(folder.glob("*.safetensors"))
+    assert_card_is_of_the_run(folder, tmp_path / "run", token_data)
+    assert_tokenizer_is_of_the_run(folder, token_data)
+
+
+def assert_card_is_of_the_run(folder: Path, run: Path, token_data: Path) -> None:
+    """README.md has the numbers of log.jsonl and of the token files."""
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    for event, name in (("step", "training"), ("validation", "validation")):
+        entry = next(e for e in log_of(run) if e["event"] == event and e["step"] == 2)
+        values = [entry[n] for n in ("loss", "masked_cross_entropy", "accuracy", "bound_per_token")]
+        line = " | ".join(f"{value:.4f}" for value in values)
+        assert f"| {name} | 2 | {line} |" in card
+    sidecar = json.loads((token_data / "train.json").read_text())
+    assert f"| train | 1.0 | {sidecar['documents']:,} | {sidecar['tokens']:,} | unknown |" in card
+    assert "| optimizer.lr | 0.001 |" in card and "AutoModel.from_pretrained" in card
+    assert (commit := source_commit()) is None or f"| commits | {commit[:40]}" in card
+    assert str(run.parent) not in card and str(token_data) not in card
+
+
+def assert_tokenizer_is_of_the_run(folder: Path, token_data: Path) -> None:
+    """A fast tokenizer was made of the SentencePiece model: the same ids, by transformers alone."""
+    from transformers import AutoTokenizer
+
+    model = load_tokenizer(token_data / "t.model")
+    fast = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    assert fast.is_fast
+    names = "added_tokens merges special_tokens_map tokenizer tokenizer_config vocab".split()
+    assert set(names) <= {path.stem for path in folder.iterdir()}
+    texts = [
+        "def f(x):\n\treturn 'na\u0308 \u6f22 \U0001f680'\r\n",
+        "  a  \u2581 b ",
+        "<|mask|>x\0",
+        "",
+    ]
+    for text in texts:
+        assert fast(text)["input_ids"] == model.encode(text, special="as_token")
 
 
 def kill_during_saves(config: Path, tmp_path: Path, kills: int) -> None:
