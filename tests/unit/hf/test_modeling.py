@@ -183,3 +183,57 @@ def test_modeling_names_every_file_of_the_sampler() -> None:
 def test_nothing_but_parameters_is_kept(remote_code: ModuleType) -> None:
     """A buffer outside the weights is garbage after some versions' from_pretrained."""
     assert not list(make(remote_code).buffers())
+
+
+@pytest.mark.parametrize("is_padded", [False, True])
+def test_states_of_some_columns_through_the_cache(
+    remote_code: ModuleType, ids: torch.Tensor, is_padded: bool
+) -> None:
+    """A block run again over kept keys and values, with nothing changed, gives what forward gives."""
+    model = make(remote_code)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    if is_padded:
+        mask[0, :4] = False
+    positions = (mask.long().cumsum(-1) - 1).masked_fill(~mask, 1)
+    key_mask = mask if is_padded else None
+    with torch.no_grad():
+        whole = model(ids, attention_mask=mask.long()).logits
+        cache = remote_code.KeyValueCache(ids.shape[1])
+        cache.begin(2, ids.shape[1])
+        first = model.sampler_states(ids, key_mask, positions, cache)
+        part = (ids[:, 9:14], key_mask, positions[:, 9:14], cache, 9, 1, 4)
+        again = model.sampler_states(*part)
+        assert again.shape[1] == 3
+        torch.testing.assert_close(model.sampler_logits(again), whole[:, 10:13], atol=2e-5, rtol=0)
+        real = mask if is_padded else torch.ones_like(mask)
+        torch.testing.assert_close(
+            model.sampler_logits(first)[real], whole[real], atol=2e-5, rtol=0
+        )
+        changed = (ids[:, 9:10] + 1) % PAD
+        model.sampler_states(changed, key_mask, positions[:, 9:10], cache, 9)
+        unchanged = (ids[:, 10:14], key_mask, positions[:, 10:14], cache, 10, 0, 3)
+        after = model.sampler_logits(model.sampler_states(*unchanged))
+    assert (
+        after - whole[:, 10:13]
+    ).abs().max() > 1e-3  # they see the other token's keys and values
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+@pytest.mark.parametrize("alg", ["entropy", "threshold"])
+def test_a_cache_refreshed_at_every_step_gives_the_same_tokens(
+    remote_code: ModuleType, ids: torch.Tensor, cache: str, alg: str
+) -> None:
+    model = make(remote_code)
+    mask = torch.ones_like(ids)
+    mask[0, :3] = 0
+    options = {
+        "attention_mask": mask,
+        "max_new_tokens": 13,
+        "block_length": 5,
+        "alg": alg,
+        "threshold": 0.3,
+        "seed": 1,
+    }
+    exact = model.diffusion_generate(ids, **options)
+    same = model.diffusion_generate(ids, cache=cache, cache_refresh=1, **options)
+    assert same.tolist() == exact.tolist()
