@@ -160,8 +160,9 @@ class _Answer:
         tokenizer, history = self.sampler.tokenizer, self.output.history
         assert history is not None
         texts = [tokenizer.token_text(token) for token in sequence]
-        # BOS says nothing to a reader
+        # BOS before and EOS after say nothing to a reader
         first = before.start + (sequence[before.start] == tokenizer.bos_id)
+        last = len(texts) - (canvas.stop < len(texts) and sequence[-1] == tokenizer.eos_id)
         confidence = history.confidence[number, canvas.start : canvas.stop].tolist()
         return SampleRecord(
             prompt_tokens=texts[first : before.stop],
@@ -169,7 +170,7 @@ class _Answer:
             opened_step=history.opened_step[number, canvas.start : canvas.stop].tolist(),
             confidence=[None if value != value else value for value in confidence],
             text="",
-            suffix_tokens=texts[canvas.stop :],
+            suffix_tokens=texts[canvas.stop : last],
         )
 
     def _earlier(self, events: list[_Event], begin: int, end: int) -> list[Change]:

@@ -170,6 +170,7 @@
       make(meta, "dd", value);
     }
     const details = make(section, "details", "");
+    details.open = isAlone;
     make(details, "summary", "Final text");
     const final = make(details, "pre", sample.text, "final");
     final.id = `final-${number}`;
