@@ -33,6 +33,10 @@ GENERATIONS: dict[str, dict[str, Any]] = {
         for alg in ("origin", "maskgit_plus", "topk_margin", "entropy", "entropy_bound")
     },
     "threshold": {"alg": "threshold", "threshold": 0.02, "padded": False},
+    "factor": {"alg": "factor", "factor": 0.5, "padded": False},
+    "prefix cache": {"alg": "entropy", "block_length": 4, "cache": "prefix", "padded": True},
+    "dual cache": {"alg": "entropy", "block_length": 4, "cache": "dual", "padded": True},
+    "remasking": {"alg": "maskgit_plus", "remask": "remdm", "steps": 24, "padded": False},
     "drawn": {"alg": "entropy", "temperature": 0.7, "top_p": 0.9, "alg_temp": 0.3, "padded": True},
     "penalty, few steps": {"alg": "maskgit_plus", "pad_penalty": 3.0, "steps": 5, "padded": False},
     "more steps than tokens": {"alg": "entropy", "top_k": 20, "steps": 40, "padded": True},
