@@ -284,7 +284,9 @@ def _drop_what_asks_for_nothing(content: dict[str, Any]) -> None:
     for name, values in _ASKS_FOR_NOTHING.items():
         if name not in content:
             continue
-        if not any(content[name] is value or content[name] == value for value in values):
+        given = content[name]
+        # 0 == False, but logprobs: 0 asks for something and logprobs: false does not.
+        if not any(given == v and isinstance(given, bool) == isinstance(v, bool) for v in values):
             raise Refusal(400, f"{name} is not supported here: leave it out.", name, "unsupported")
         del content[name]
 
