@@ -13,6 +13,8 @@ from .. import parallel
 from ..config.schema import ModelConfig, ParallelConfig, TrainingConfig
 from ..errors import CheckpointError
 from ..model.build import build_model
+from ..model.states import sampler_logits, sampler_states
+from ..sampling.cache import KeyValueCache
 from ..tokenizer.base import Tokenizer, check_vocab
 from ..tokenizer.load import load_tokenizer
 from .load import load_weights
@@ -51,6 +53,24 @@ class CheckpointModel:
         return logits[..., : self.model.real_vocab_size]
 
     __call__ = forward
+
+    def sampler_states(
+        self,
+        input_ids_BQ: Tensor,
+        key_mask_BS: Tensor | None,
+        position_ids_BQ: Tensor | None,
+        cache: KeyValueCache | None = None,
+        start: int = 0,
+        low: int = 0,
+        high: int | None = None,
+    ) -> Tensor:
+        """Hidden states [B, high - low, H] (sampling/cache.py: StatesModel)."""
+        states = sampler_states(self.model, input_ids_BQ, key_mask_BS, cache, start)
+        return states[:, low:high]
+
+    def sampler_logits(self, states_NH: Tensor) -> Tensor:
+        """Logits [N, V] of some of them."""
+        return sampler_logits(self.model, states_NH)
 
 
 def find_tokenizer(metadata: CheckpointMetadata, given: Path | str | None) -> Tokenizer | None:

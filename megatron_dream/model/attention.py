@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..sampling.cache import KeyValueCache
+
 
 class SegmentAttention(torch.nn.Module):
     """Softmax(Q K^T / sqrt(d)) V over the keys that the mask allows.
@@ -33,6 +35,7 @@ class SegmentAttention(torch.nn.Module):
         self.is_causal = getattr(attn_mask_type, "name", "") == "causal"
         self.softmax_scale = softmax_scale
         self.dropout = float(config.attention_dropout)  # type: ignore[attr-defined]
+        self.kept: tuple[KeyValueCache, int, int] | None = None  # with layer and first column
         self.cp_group = pg_collection.cp if config.context_parallel_size > 1 else None  # type: ignore[attr-defined]
 
     def forward(
@@ -49,7 +52,7 @@ class SegmentAttention(torch.nn.Module):
             query: [Q, B, heads, head_dim], the positions of this context-parallel rank.
             key: [Q, B, kv_heads, head_dim], likewise.
             value: like ``key``.
-            attention_mask: [B, 1, Q, K] boolean, True = attend, or None.
+            attention_mask: [B, 1, Q, K] or [B, 1, 1, K] boolean, True = attend, or None.
 
         Returns:
             [Q, B, heads * head_dim].
@@ -58,11 +61,15 @@ class SegmentAttention(torch.nn.Module):
             from megatron.core.tensor_parallel import gather_from_sequence_parallel_region as gather
 
             key, value = gather(key, group=self.cp_group), gather(value, group=self.cp_group)
+        keys, values = key.permute(1, 2, 0, 3), value.permute(1, 2, 0, 3)
+        if self.kept is not None:
+            cache, layer, start = self.kept
+            keys, values = cache.write(layer, start, keys, values)
         attended = torch.nn.functional.scaled_dot_product_attention(
             query.permute(1, 2, 0, 3),
-            key.permute(1, 2, 0, 3),
+            keys,
             # A fifth of the CPU kernel's time otherwise: values come as a slice of the projection.
-            value.permute(1, 2, 0, 3).contiguous(),
+            values.contiguous(),
             attn_mask=attention_mask,
             dropout_p=self.dropout if self.training else 0.0,
             is_causal=self.is_causal and attention_mask is None,

@@ -23,12 +23,14 @@ def dream_model_class() -> Any:
         """GPTModel whose last stage returns a HeadOutput when labels are given.
 
         ``labels`` [B, S] hold IGNORED_LABEL where no loss is; ``loss_mask`` [B, S] holds fp32
-        weights. Without labels it returns logits [B, S, V / TP] as GPTModel does.
+        weights. Without labels it returns logits [B, S, V / TP] as GPTModel does, or, for the
+        sampler, the final hidden states [S, B, H] (states.py).
         """
 
         real_vocab_size: int
         head_chunk_rows: int
         layer_spec: str
+        returns_states = False
 
         def _postprocess(
             self,
@@ -38,6 +40,8 @@ def dream_model_class() -> Any:
             loss_mask: Tensor | None = None,
             **kwargs: Any,
         ) -> Any:
+            if self.returns_states:
+                return hidden_states
             if labels is None or not self.post_process:
                 return super()._postprocess(
                     hidden_states, *args, labels=labels, loss_mask=loss_mask, **kwargs

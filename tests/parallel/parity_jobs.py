@@ -59,3 +59,35 @@ def logits(checkpoint: str, ids: list[list[int]], sizes: dict[str, Any]) -> Any:
     parts = [torch.empty_like(part) for _ in range(ranks.tp_size)]
     dist.all_gather(parts, part, group=parallel_state.get_tensor_model_parallel_group())
     return torch.cat(parts, dim=-1)[..., : shape.vocab_size].numpy()
+
+
+def sampled(
+    checkpoint: str, ids: list[list[int]], sizes: dict[str, Any], choices: list[dict[str, Any]]
+) -> tuple[Any, list[Any]]:
+    """What the sampler sees and makes of a checkpoint on a layout, on every rank.
+
+    Returns:
+        logits [B, S, V] through ``sampler_states``, and the sequences of each choice of options.
+    """
+    from megatron_dream.checkpoint.inference import CheckpointModel
+    from megatron_dream.checkpoint.load import load_weights
+    from megatron_dream.checkpoint.metadata import read_metadata
+    from megatron_dream.model.build import build_model
+    from megatron_dream.sampling import SamplingConfig, diffusion_generate
+
+    layout = ParallelConfig(**sizes)
+    ranks = parallel.start(layout)
+    metadata = read_metadata(checkpoint)
+    shape = ModelConfig(**{**metadata.model, "layer_spec": "local"})
+    chunks = build_model(shape, layout, TrainingConfig(precision="fp32"), ranks)
+    load_weights(checkpoint, chunks, ranks)
+    model, rows = CheckpointModel(chunks[0].eval(), metadata, None), torch.tensor(ids)
+    states_BSH = model.sampler_states(rows, None, None)
+    logits_NV = model.sampler_logits(states_BSH.flatten(0, 1))
+    mask = torch.ones_like(rows)
+    mask[0, :4] = 0
+    sequences = [
+        diffusion_generate(model, rows, mask, config=SamplingConfig(**options)).sequences.tolist()
+        for options in choices
+    ]
+    return logits_NV.view(*rows.shape, -1).numpy(), sequences

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from parity_jobs import import_and_export, logits
+from parity_jobs import import_and_export, logits, sampled
 from pool import WorkerPool
 from safetensors.torch import load_file
 
@@ -71,6 +71,33 @@ def test_logits_equal_transformers(
     assert found
     for result in found:
         np.testing.assert_allclose(result, expected, atol=1e-4)
+
+
+def test_the_sampler_is_the_same_under_tensor_parallelism(
+    pool: WorkerPool, imported: tuple[str, list[list[int]], np.ndarray]
+) -> None:
+    """States and tokens of every rank; a cache refreshed at every step is exact there too."""
+    checkpoint, ids, _ = imported
+    base = {"mask_token_id": VOCAB - 1, "max_new_tokens": 12, "steps": 12, "block_length": 5}
+    choices = [
+        {**base, "seed": 3},
+        {**base, "seed": 3, "cache": "dual", "cache_refresh": 1},
+        {**base, "seed": 3, "cache": "prefix"},
+        {**base, "seed": 3, "cache": "dual", "alg": "threshold", "threshold": 0.05},
+        {**base, "seed": 3, "temperature": 1.0, "alg": "origin"},
+    ]
+    runs = {
+        name: pool.run(sampled, size, checkpoint=checkpoint, ids=ids, sizes=sizes, choices=choices)
+        for name, size, sizes in (
+            ("one", 1, {}),
+            ("TP2", 2, {"tensor_model_parallel_size": 2}),
+        )
+    }
+    (expected, sequences), *_ = runs["one"]
+    assert sequences[0] == sequences[1]
+    for found, tokens in runs["TP2"]:
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+        assert tokens == sequences
 
 
 @pytest.mark.parametrize("tied", [False, True])
