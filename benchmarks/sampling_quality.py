@@ -115,7 +115,7 @@ def main() -> int:
     parser.add_argument("model", type=Path, help="exported folder")
     parser.add_argument("--tokens", type=Path, required=True, help="prefix of held-out tokens")
     parser.add_argument("--items", type=int, default=2000)
-    parser.add_argument("--prompt", type=int, default=32)
+    parser.add_argument("--prompt", type=int, default=24)
     parser.add_argument("--new", type=int, default=32)
     parser.add_argument("--block", type=int, default=8)
     parser.add_argument("--batch", type=int, default=50)
