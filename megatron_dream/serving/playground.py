@@ -31,7 +31,7 @@ def playground(model_name: str) -> tuple[str, str]:
     }
     page = re.sub("%[A-Z]+%", lambda mark: parts[mark[0]], template)
     policy = (
-        f"default-src 'none'; connect-src 'self'; style-src {_hash(style)}; "
+        f"default-src 'none'; connect-src 'self'; img-src data:; style-src {_hash(style)}; "
         f"script-src {_hash(script)}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return page, policy

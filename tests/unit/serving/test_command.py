@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from megatron_dream.cli import build_parser
-from megatron_dream.errors import ConfigError
+from megatron_dream.errors import ConfigError, ModelFolderError
 from megatron_dream.serving.command import run_serve
 from megatron_dream.serving.limits import Limits
 
@@ -55,6 +55,11 @@ def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(tmp_path: Path)
         taken.listen()
         with pytest.raises(ConfigError, match="Address already in use"):
             run_serve(tmp_path / "no_model", taken.getsockname()[1])
+
+
+def test_a_model_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ModelFolderError, match="does not exist"):
+        run_serve(tmp_path / "none", 0)
 
 
 def test_help_tells_the_defaults() -> None:
