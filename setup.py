@@ -61,7 +61,6 @@ setup(
             "pytest>=8",
             "pytest-timeout",
             "pillow",  # reads the GIFs that the page saves
-            "pillow",  # reads the GIFs that the page saves
             "hypothesis",
             "ruff",
             "mypy",
