@@ -169,7 +169,10 @@ def test_a_queued_row_that_is_abandoned_never_runs(serve: Serve) -> None:
             await until(lambda: served.model.sizes)
             gone = make_rows(served, ["b"], max_new_tokens=3)
             served.service.engine.submit(gone)
+            waiting = served.service.metrics.queued_rows._value
+            assert waiting.get() == 1
             served.service.engine.abandon(gone)
+            assert waiting.get() == 0  # its place is free at once
         await over(first)
         after = make_rows(served, ["c"], max_new_tokens=5)
         served.service.engine.submit(after)
