@@ -5,7 +5,7 @@
 A random model of about 100M parameters, one prompt of 128 tokens, 256 new ones in blocks of 32, one
 step a token, temperature 0. The baseline is written here: every step runs the whole canvas through the
 model and the head, then takes the masked positions of the block. Wall time, sides in turns, medians.
-``exact`` must give the baseline's tokens. ``--parts`` says where the time goes.
+``exact`` must give the baseline's tokens.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def generate(
         batch_size: prompts that run together; default: as many as make 8 rows.
     """
     size = batch_size or max(1, DEFAULT_ROWS // config.num_return_sequences)
-    ends = sorted({end for prompt in prompts for end in prompt.ends(sampler.tokenizer)})
+    ends = common_ends(sampler, prompts)
     config = dataclasses.replace(config, eos_token_id=ends, output_history=True)
     for first in range(0, len(prompts), size):
         numbers = range(first, min(first + size, len(prompts)))
@@ -99,6 +99,12 @@ def generate(
             answer = _Answer(sampler, output, config, prompts[k], rows[k], seeds[place], place)
             name = f"prompt {k + 1}" if len(prompts) > 1 else ""
             yield [answer.sample(index, name) for index in range(config.num_return_sequences)]
+
+
+def common_ends(sampler: Sampler, prompts: Sequence[Prompt]) -> list[int]:
+    """Tokens that end every prompt's text: others may not end a row early that they do not end."""
+    sets = [set(prompt.ends(sampler.tokenizer)) for prompt in prompts]
+    return sorted(set.intersection(*sets)) if sets else []
 
 
 def _run(
@@ -143,7 +149,7 @@ class _Answer:
         response = cut_at_eos(sequence[begin:end], self.prompt.ends(tokenizer))
         text = tokenizer.decode(response, skip_special_tokens=True)
         events = _events(self.output.history, number, self.config.mask_token_id)
-        passes = {event.step for event in events if not event.is_mask}
+        passes = {event.step for event in events if event.is_from_model}
         facts = {"sample_index": index, "seed": self.seed, "num_forward": len(passes)}
         copy = f"sample {index + 1} of {copies}" if copies > 1 else ""
         name = ", ".join(part for part in (name, copy) if part)
@@ -193,14 +199,19 @@ class _Event:
     position: int
     token: int
     is_mask: bool
+    is_from_model: bool
 
 
 def _events(history: History | None, row: int, mask_token_id: int | None) -> list[_Event]:
     """What happened to one row, in order."""
     assert history is not None
     mine = history.rows == row
-    columns = (history.steps[mine], history.positions[mine], history.tokens[mine])
+    # What early_end fills has no probability: no pass of the model stands behind it.
+    known = ~history.probabilities[mine].isnan()
+    columns = (history.steps[mine], history.positions[mine], history.tokens[mine], known)
     return [
-        _Event(step, position, token, token == mask_token_id)
-        for step, position, token in zip(*(column.tolist() for column in columns), strict=True)
+        _Event(step, position, token, token == mask_token_id, is_known)
+        for step, position, token, is_known in zip(
+            *(column.tolist() for column in columns), strict=True
+        )
     ]

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..files import atomic_write
+from ..sampling.blocks import plan_blocks
 from ..sampling.sampling_config import SamplingConfig
 from .generate import Sample, encode_prompts, generate, sampling_config
 from .page import write_page
@@ -102,7 +103,8 @@ def check_options(options: Json, batch_size: int | None = None) -> None:
     if batch_size is not None and batch_size < 1:
         raise ConfigError(f"--batch-size is {batch_size}: give a whole number of at least 1.")
     try:
-        SamplingConfig(**{"mask_token_id": 0, "pad_token_id": 0, "eos_token_id": 0, **options})
+        ids = {"mask_token_id": 0, "pad_token_id": 0, "eos_token_id": 0}
+        plan_blocks(1, SamplingConfig(**{**ids, **options}).resolved())
     except ValueError as error:
         raise ConfigError(in_flags(str(error))) from None
 

@@ -69,7 +69,7 @@ class SegmentAttention(torch.nn.Module):
             query.permute(1, 2, 0, 3),
             keys,
             # A fifth of the CPU kernel's time otherwise: values come as a slice of the projection.
-            values.contiguous(),
+            values.contiguous() if self.kept is None else values,
             attn_mask=attention_mask,
             dropout_p=self.dropout if self.training else 0.0,
             is_causal=self.is_causal and attention_mask is None,

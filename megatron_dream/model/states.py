@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import ConfigError
 from ..sampling.cache import KeyValueCache
 from .attention import SegmentAttention
 
@@ -29,7 +30,17 @@ def sampler_states(
     """Final hidden states [B, Q, H] of columns start, start + 1, ... (sampling/cache.py: StatesModel).
 
     Rotary positions are the columns' numbers: attention sees only their differences.
+
+    Raises:
+        ConfigError: the model's layers or layout cannot do it.
     """
+    config = model.config
+    is_whole = model.pre_process and model.post_process and config.context_parallel_size == 1
+    if model.layer_spec != "local" or config.sequence_parallel or not is_whole:
+        raise ConfigError(
+            "sampling takes a model of layer_spec local without pipeline, context and sequence "
+            "parallelism; load the checkpoint in such a layout."
+        )
     mask = None if key_mask_BS is None else key_mask_BS[:, None, None, :]
     with _passing_on(model, cache, start):
         hidden_QBH = model(input_ids_BQ, None, mask)

@@ -3,8 +3,9 @@
 Where it sits: used alike by RL rollouts, the command line, evaluation and exported folders. A
 model gives unshifted logits; the shift (hidden state i - 1 predicts token i) happens here.
 Differs from the public code: numbers opened are counted a row, not by the batch's mean; a step that
-opens nothing runs no forward pass; known tokens are never overwritten; rows are independent; a row
-that has nothing left to open is in no pass. Exact: everything with ``cache: none`` or ``cache_refresh:
+opens nothing runs no forward pass; known tokens are never overwritten; rows are independent, up to the
+rounding of kernels that depend on a batch's shape; a row that has nothing left to open is in no pass,
+unless hooks or remasking want it. Exact: everything with ``cache: none`` or ``cache_refresh:
 1``. Approximate, each by name: ``cache: prefix`` and ``dual`` (passes.py), ``border: kept``,
 ``suffix_window``, ``early_end``.
 Shapes: B rows, S positions, V vocabulary, N positions that may open, row after row.
@@ -187,11 +188,15 @@ class _Run:
             config = dataclasses.replace(config, seed=fresh_seed())
         self.config = config
         self.tokens_hook, self.logits_hook = hooks.tokens, hooks.logits
-        if config.cache != "none" and (hooks.tokens or hooks.logits):
-            raise ValueError(
-                f"hooks get the logits of all positions, which cache {config.cache!r} does not make: "
-                "leave out one or the other."
-            )
+        for name, is_set in (
+            ("cache", config.cache != "none"),
+            ("suffix_window", config.suffix_window is not None),
+        ):
+            if is_set and (hooks.tokens or hooks.logits):
+                raise ValueError(
+                    f"hooks get the logits of all positions, which {name} {getattr(config, name)!r} does "
+                    "not make: leave out one or the other."
+                )
         self.canvas: Canvas = build_canvas(
             input_ids, attention_mask, config, rows.ids, max_position
         )

@@ -69,6 +69,16 @@ class History:
         return self._column(3, torch.int64)
 
     @property
+    def confidences(self) -> torch.Tensor:
+        """float32 [E]: the algorithm's confidence; NaN where no model chose the token."""
+        return self._column(4, torch.float32)
+
+    @property
+    def probabilities(self) -> torch.Tensor:
+        """float32 [E]: the token's probability; NaN where no model chose it."""
+        return self._column(5, torch.float32)
+
+    @property
     def opened_step(self) -> torch.Tensor:
         """int32 [B, S]: the step at which each position got the token it ends with; -1: given."""
         return self._last(0, torch.full(self.start_BS.shape, -1, dtype=torch.int32))
@@ -84,7 +94,7 @@ class History:
         return self._last(5, torch.full(self.start_BS.shape, float("nan")))
 
     def _last(self, index: int, result_BS: torch.Tensor) -> torch.Tensor:
-        # A step touches a position once, so only the order of the parts matters.
+        # A part touches a position once, so only the order of the parts matters.
         for part in self._parts:
             result_BS[part[1].long(), part[2].long()] = part[index].to(result_BS.dtype)
         return result_BS

@@ -9,8 +9,8 @@ of a block runs all columns and fills it; the others run, by ``cache``,
 and one column more on the left, whose hidden state predicts the block's first position and whose keys
 and values are written anew (``border: kept`` uses its state of the full pass). The cached modes are
 approximations: kept columns do not know of what has opened since. ``cache_refresh: 1`` runs all columns
-at every step and is exact. Rows do not depend on one another: who is in a pass never changes a row's
-numbers. Shapes as in cache.py.
+at every step and is exact. Rows do not depend on one another: who is in a pass changes a row's numbers
+by no more than the rounding of kernels that choose by shape. Shapes as in cache.py.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Passes:
         if config.cache != "none" and self._states is None:
             raise ValueError(
                 f"cache {config.cache!r} needs a model with sampler_states, which "
-                f"{type(model).__name__} has not: leave cache out, or export the model and sample that."
+                f"{type(model).__name__} has not: leave cache out, or export the model with this version."
             )
         self._cache = KeyValueCache(canvas.x_BS.shape[1])
 

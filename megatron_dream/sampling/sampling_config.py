@@ -164,11 +164,19 @@ class SamplingConfig:
                 f"{name} is {getattr(self, name)!r} without a cache: choose cache prefix or dual.",
             )
         has_blocks = self.block_length is not None or self.cache != "none"
-        for name in ("suffix_window", "early_end"):
+        for name, is_set in (
+            ("suffix_window", self.suffix_window is not None),
+            ("early_end", self.early_end),
+        ):
             _require(
-                has_blocks or getattr(self, name) in (None, False),
+                has_blocks or not is_set,
                 f"{name} is {getattr(self, name)!r} without blocks: give block_length.",
             )
+        # In between a token may be masked again: what a pass then keeps would depend on the batch.
+        _require(
+            self.remask == "none" or self.cache_refresh in (None, 1),
+            f"cache_refresh is {self.cache_refresh!r} with remask {self.remask}: leave it out or give 1.",
+        )
         _require(
             not self.early_end or bool(self.eos_token_ids),
             "early_end needs eos_token_id: say which token ends a text.",

@@ -367,11 +367,12 @@ class DreamModel(DreamPreTrainedModel):
         mask = None if key_mask_BS is None else key_mask_BS[:, None, None, :]
         embedded = self.model.embed_tokens(input_ids_BQ)
         asked = slice(low, high)
-        return self.model(embedded, mask, position_ids_BQ, False, cache, start, asked)[0]
+        states = self.model(embedded, mask, position_ids_BQ, False, cache, start, asked)[0]
+        return states.to(input_ids_BQ.device)  # the last layer may be elsewhere
 
     def sampler_logits(self, states_NH: torch.Tensor) -> torch.Tensor:
         """Logits [N, V] of some of them."""
-        return self.lm_head(states_NH)
+        return self.lm_head(states_NH).to(states_NH.device)
 
     @torch.no_grad()
     def diffusion_generate(

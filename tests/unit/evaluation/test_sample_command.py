@@ -310,3 +310,10 @@ def test_what_was_masked_again_is_told(tmp_path: Path) -> None:
         assert [change["text"] is None for change in mine] == [False, True] * (len(mine) // 2)
         steps = [change["step"] for change in mine]
         assert steps == sorted(steps) and steps[-1] < shown["opened_step"][position]
+
+
+def test_steps_that_do_not_reach_all_blocks_are_refused_before_a_model_is_loaded() -> None:
+    from megatron_dream.evaluation.sample_command import check_options
+
+    with pytest.raises(ConfigError, match="--steps is 1, fewer than the 2 blocks of 32"):
+        check_options({"cache": "dual", "max_new_tokens": 64, "steps": 1})

@@ -94,9 +94,11 @@ def test_equals_the_definition_by_hand(
 
 @pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
 @pytest.mark.parametrize("alg", ["entropy", "threshold", "entropy_bound", "origin"])
-@pytest.mark.parametrize("remask", ["none", "remdm"])
-def test_a_row_does_not_depend_on_its_batch(cache, alg, remask):
+@pytest.mark.parametrize("remask, refresh", [("none", None), ("none", 3), ("remdm", None)])
+def test_a_row_does_not_depend_on_its_batch(cache, alg, remask, refresh):
     changes = dict(cache=cache, alg=alg, steps=20, temperature=0.7, remask=remask)
+    if cache != "none":
+        changes["cache_refresh"] = refresh
     together = generate(row_ids=[5, 6, 7], **changes).sequences
     for number, one in enumerate(PROMPTS):
         alone = generate([one], row_ids=[5 + number], **changes).sequences[0]
@@ -125,6 +127,24 @@ def test_a_model_without_states_has_no_cache():
 def test_fewer_steps_than_blocks_are_refused():
     with pytest.raises(ValueError, match="steps is 2, fewer than the 3 blocks of 4"):
         generate(steps=2)
+
+
+def test_what_does_not_go_together_is_refused():
+    def identity(step, x, logits):
+        return x
+
+    config = dataclasses.replace(BASE, suffix_window=2)
+    with pytest.raises(
+        ValueError, match="hooks get the logits of all positions, which suffix_window"
+    ):
+        diffusion_generate(
+            TinyTransformer(), torch.tensor([[BOS]]), config=config, tokens_hook=identity
+        )
+    with pytest.raises(ValueError, match="cache_refresh is 3 with remask remdm"):
+        dataclasses.replace(BASE, cache="dual", cache_refresh=3, remask="remdm")
+    for window in (0, 3):
+        with pytest.raises(ValueError, match=f"suffix_window is {window} without blocks"):
+            dataclasses.replace(BASE, block_length=None, suffix_window=window)
 
 
 def test_rows_that_are_stopped_leave_with_their_masks():
