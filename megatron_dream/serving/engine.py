@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -106,9 +106,8 @@ class Engine:
         while rows := self._take():
             try:
                 self._generate(rows)
-            except ValueError as error:
-                # The sampler refuses in one sentence, which names options and never a prompt.
-                _refuse(rows, Refusal(400, str(error)))
+            except Refusal as refusal:
+                _refuse(rows, refusal)
             except Exception as error:
                 logger.error("a batch failed: %s", where(error))
                 sentence = (
@@ -160,19 +159,9 @@ class Engine:
     def _generate(self, rows: list[Row]) -> None:
         """Run one batch, telling each row what it got."""
         batch = _Batch(rows, self._sampler)
-        input_ids, attention_mask = batch.inputs()
         num_forward = 0
         try:
-            for state in diffusion_stream(
-                self._sampler.model,
-                input_ids,
-                attention_mask,
-                config=rows[0].config,
-                row_ids=[0] * len(rows),
-                row_seeds=[row.seed for row in rows],
-                stopped_rows=batch.left,
-                max_position=self._sampler.max_position,
-            ):
+            for state in self._states(rows, batch):
                 num_forward = state.num_forward
                 batch.tell(state)
                 if len(batch.left()) == len(rows):
@@ -181,6 +170,24 @@ class Engine:
         finally:
             self._metrics.passes.inc(num_forward)
             self._metrics.tokens.inc(batch.num_tokens())
+
+    def _states(self, rows: list[Row], batch: _Batch) -> Iterator[State]:
+        """The sampler on one batch; raises Refusal for what it does not take."""
+        input_ids, attention_mask = batch.inputs()
+        try:
+            return diffusion_stream(
+                self._sampler.model,
+                input_ids,
+                attention_mask,
+                config=rows[0].config,
+                row_ids=[0] * len(rows),
+                row_seeds=[row.seed for row in rows],
+                stopped_rows=batch.left,
+                max_position=self._sampler.max_position,
+            )
+        except ValueError as error:
+            # The sampler refuses in one sentence, which names options and never a prompt.
+            raise Refusal(400, str(error)) from None
 
 
 @dataclass

@@ -7,6 +7,7 @@ What OpenAI has and we have not is taken at the value that asks for nothing, suc
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import secrets
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -37,6 +38,7 @@ _ASKS_FOR_NOTHING: dict[str, tuple[Any, ...]] = {
 }
 _OPENAI_HAS_THEM = {"max_new_tokens", "num_return_sequences", "seed"}
 _SEED_BITS = 52  # a browser's numbers hold it
+_MIN_TEMPERATURE = 1e-6
 
 
 class _Strict(BaseModel):
@@ -67,7 +69,7 @@ class _Common(_Strict):
     model: str | None = None
     n: int = Field(1, ge=1)
     max_tokens: int | None = Field(None, ge=1)
-    seed: int | None = Field(None, ge=0)
+    seed: int | None = Field(None, ge=0, lt=1 << 63)  # seeds that follow fit orjson's 64 bits
     stop: str | list[str] | None = None
     stream: bool = False
     stream_options: _StreamOptions | None = None
@@ -189,6 +191,11 @@ class Reader:
         ):
             if (getattr(asked, name, None) or 0) > limit:
                 raise self._over(name, str(getattr(asked, name)), limit)
+        if 0 < (asked.temperature or 0) < _MIN_TEMPERATURE:
+            sentence = (
+                f"temperature: give 0 or at least {_MIN_TEMPERATURE:g}; below it logits overflow."
+            )
+            raise Refusal(400, sentence, "temperature")
         if len(asked.forbidden_token_ids or ()) > self._limits.max_forbidden:
             raise self._over(
                 "forbidden_token_ids",
@@ -233,7 +240,12 @@ class Reader:
         options["forbidden_token_ids"] = tuple(options.get("forbidden_token_ids", ()))
         ids = self._prompts.token_ids(is_chat)
         try:
-            config = SamplingConfig(**ids, **options, max_new_tokens=wanted, seed=0).resolved()
+            config = SamplingConfig(**ids, **options, max_new_tokens=wanted, seed=0)
+            # Turned into nats here: resolved() logs a public penalty, for each request.
+            nats = config.pad_nats
+            config = dataclasses.replace(
+                config, pad_penalty=nats, pad_penalty_factor=None, eos_penalty=None
+            ).resolved()
             plan_blocks(1, config)
         except ValueError as error:
             sentence = str(error).replace("max_new_tokens", "max_tokens")
@@ -256,7 +268,11 @@ class Reader:
             return longer, "max_completion_tokens"
         if asked.max_tokens is not None:
             return asked.max_tokens, "max_tokens"
-        return min(SamplingConfig.max_new_tokens, self._limits.max_tokens, room), "max_tokens"
+        limits = self._limits
+        default = min(SamplingConfig.max_new_tokens, limits.max_tokens, room)
+        if asked.steps is None:  # as many steps as tokens
+            default = min(default, limits.max_steps)
+        return default, "max_tokens"
 
     @staticmethod
     def _over(

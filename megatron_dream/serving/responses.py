@@ -12,7 +12,7 @@ import orjson
 
 from .refusal import Refusal, too_slow
 from .requests import Job
-from .row import Row
+from .row import News, Row
 
 Json = dict[str, Any]
 
@@ -63,7 +63,8 @@ class Reply:
         """
         while not all(row.news.is_over for row in self.job.rows):
             await self._news()
-        _check(self.job.rows)
+        for row in self.job.rows:
+            _latest(row)
         choices = [self._choice(number, row) for number, row in enumerate(self.job.rows)]
         return {**self._head, "choices": choices, "usage": self._usage(), "seed": self.job.seed}
 
@@ -77,15 +78,15 @@ class Reply:
         try:
             while not all(ended):
                 await self._news()
-                _check(rows)
                 for number, row in enumerate(rows):
-                    new = row.news.text[sent[number] :]
+                    news = _latest(row)  # once: the engine goes on while a piece is sent
+                    new = news.text[sent[number] :]
                     sent[number] += len(new)
                     if new:
                         yield self._event([self._piece(number, new)])
-                    if row.news.is_over and not ended[number]:
+                    if news.is_over and not ended[number]:
                         ended[number] = True
-                        yield self._event([self._end(number, row)])
+                        yield self._event([self._end(number, news.finish_reason)])
             if self.job.includes_usage:
                 yield self._event([], usage=self._usage())
         except Refusal as refusal:
@@ -102,19 +103,19 @@ class Reply:
         try:
             while not all(ended):
                 await self._news()
-                _check(rows)
                 for number, row in enumerate(rows):
-                    for opening in row.take_openings():
+                    news, openings = _latest(row), row.take_openings()
+                    for opening in openings:
                         line = {"index": number, "step": opening.step, "opened": opening.opened}
                         yield _line({**line, "closed": opening.closed} if opening.closed else line)
-                    if row.news.is_over and not ended[number]:
+                    if news.is_over and not ended[number]:
                         ended[number] = True
                         yield _line(
                             {
                                 "index": number,
-                                "text": row.news.text,
-                                "finish_reason": row.news.finish_reason,
-                                "num_forward": row.news.num_forward,
+                                "text": news.text,
+                                "finish_reason": news.finish_reason,
+                                "num_forward": news.num_forward,
                             }
                         )
             yield _line({"done": True, "usage": self._usage()})
@@ -133,8 +134,7 @@ class Reply:
             return self._delta(number, {"content": text})
         return {"index": number, "text": text, "logprobs": None, "finish_reason": None}
 
-    def _end(self, number: int, row: Row) -> Json:
-        reason = row.news.finish_reason
+    def _end(self, number: int, reason: str | None) -> Json:
         if self.job.is_chat:
             return self._delta(number, {}, reason)
         return {"index": number, "text": "", "logprobs": None, "finish_reason": reason}
@@ -154,10 +154,12 @@ class Reply:
         }
 
 
-def _check(rows: list[Row]) -> None:
-    for row in rows:
-        if row.news.refusal is not None:
-            raise row.news.refusal
+def _latest(row: Row) -> News:
+    """The row's news; raises its refusal."""
+    news = row.news
+    if news.refusal is not None:
+        raise news.refusal
+    return news
 
 
 def _event(content: Json) -> bytes:

@@ -104,10 +104,11 @@ def serve(tokenizer: Tokenizer) -> Iterator[Callable[..., Served]]:
 
 
 class Connection:
-    """One request at the level of ASGI: may leave, may not read."""
+    """One request at the level of ASGI: may leave, may not read, may pause at what ``pauses_at`` says."""
 
     def __init__(self, app: Any, path: str, headers: dict[str, str] | None = None, **body: Any):
         self.sent: list[Any] = []
+        self.pauses_at: Callable[[bytes], bool] = lambda piece: False
         self.left = asyncio.Event()
         self.reads = asyncio.Event()
         self.reads.set()
@@ -129,6 +130,9 @@ class Connection:
         return {"type": "http.disconnect"}
 
     async def _send(self, message: Any) -> None:
+        if self.pauses_at(message.get("body", b"")):
+            self.pauses_at = lambda piece: False
+            self.reads.clear()
         await self.reads.wait()
         self.sent.append(message)
 

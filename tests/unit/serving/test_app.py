@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import re
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -154,6 +156,93 @@ def test_a_client_that_does_not_read_holds_nobody(serve: Serve) -> None:
     assert served.model.sizes[0] == 2
 
 
+async def paused_between_pieces(
+    served: Served, path: str, error: Exception | None = None, **body: Any
+) -> Connection:
+    """A client that stops at the model's first piece until the engine is done, or fails with ``error``."""
+    paused = threading.Event()
+    forward = served.model.forward
+
+    def is_piece(sent: bytes) -> bool:
+        is_here = b'"text":"' in sent or b'"opened"' in sent
+        if is_here:
+            paused.set()
+        return is_here
+
+    @functools.wraps(forward)
+    def wait_for_the_pause(*inputs: Any, **options: Any) -> Any:
+        if len(served.model.sizes) == 6:
+            assert paused.wait(20)
+            served.model.error = error
+        return forward(*inputs, **options)
+
+    served.model.sizes.clear()
+    served.model.forward = wait_for_the_pause  # type: ignore[method-assign]
+    with held(served.model):
+        slow = Connection(served.app, path, **body)
+        slow.pauses_at = is_piece
+        await until(lambda: served.model.sizes)
+        rows = list(served.service.engine._running)
+    await until(lambda: all(row.news.is_over for row in rows))
+    assert not slow.task.done()
+    slow.reads.set()
+    await slow.task
+    return slow
+
+
+def test_a_pause_between_pieces_loses_no_text(serve: Serve) -> None:
+    served = serve()
+    body = {
+        "prompt": "a",
+        "max_tokens": 12,
+        "n": 2,
+        "block_length": 1,
+        "temperature": 1.0,
+        "seed": 1,
+    }
+    whole = served.post("/v1/completions", **body).json()["choices"]
+    slow = asyncio.run(paused_between_pieces(served, "/v1/completions", **body, stream=True))
+    told = [choice for event in events(slow.body.decode()) for choice in event["choices"]]
+    for number, choice in enumerate(whole):
+        pieces = [piece for piece in told if piece["index"] == number]
+        assert "".join(piece["text"] for piece in pieces) == choice["text"]
+        # The end comes once, after all text.
+        assert [piece["finish_reason"] for piece in pieces if piece["finish_reason"]] == ["length"]
+        assert pieces[-1]["finish_reason"] == "length"
+
+
+def test_a_pause_between_lines_loses_no_states(serve: Serve) -> None:
+    served = serve()
+    body = {
+        "prompt": "a",
+        "max_tokens": 12,
+        "n": 2,
+        "block_length": 1,
+        "temperature": 1.0,
+        "seed": 1,
+    }
+    slow = asyncio.run(paused_between_pieces(served, "/v1/states", **body))
+    lines = [json.loads(line) for line in slow.body.splitlines()]
+    for number in range(2):
+        own = [line for line in lines if line.get("index") == number]
+        opened = [place for line in own for place, _ in line.get("opened", [])]
+        assert sorted(opened) == list(range(12)) and "text" in own[-1]
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/states"])
+def test_a_refusal_during_a_pause_is_told(serve: Serve, path: str) -> None:
+    served = serve()
+
+    body = {"prompt": "a", "max_tokens": 12, "block_length": 1}
+    stream = {} if path == "/v1/states" else {"stream": True}
+    slow = asyncio.run(
+        paused_between_pieces(served, path, RuntimeError("broken"), **body, **stream)
+    )
+    told = slow.body.decode()
+    assert '"server_error"' in told and '"done"' not in told
+    assert told.count('"finish_reason":null') == (0 if path == "/v1/states" else 1)
+
+
 def test_a_client_that_never_reads_is_let_go(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("megatron_dream.serving.app._SLACK_SECONDS", 0.1)
     served = serve(max_seconds=0.3)
@@ -172,7 +261,7 @@ def test_states_that_nobody_reads_stay_few(serve: Serve) -> None:
     async def ask() -> None:
         slow = Connection(
             served.app, "/v1/states", prompt="a", max_tokens=100, steps=1000, remask="remdm",
-            remask_limit=16, temperature=1.0,
+            remask_limit=16, temperature=1.0, seed=1,
         )  # fmt: skip
         slow.reads.clear()
         await until(lambda: served.service.engine._running)

@@ -182,13 +182,14 @@ def test_a_queued_row_that_is_abandoned_never_runs(serve: Serve) -> None:
     assert len(served.model.sizes) == 15
 
 
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError])
 def test_a_failure_is_told_and_the_next_batch_runs(
-    serve: Serve, caplog: pytest.LogCaptureFixture
+    serve: Serve, caplog: pytest.LogCaptureFixture, kind: type[Exception]
 ) -> None:
     served = serve()
 
     async def ask() -> list[Row]:
-        served.model.error = RuntimeError("out of memory at 'secret prompt'")
+        served.model.error = kind("out of memory at 'secret prompt'")
         first = make_rows(served, ["a"])
         served.service.engine.submit(first)
         await over(first)
@@ -201,7 +202,7 @@ def test_a_failure_is_told_and_the_next_batch_runs(
     failed, good = asyncio.run(ask())
     assert failed.news.refusal is not None and failed.news.refusal.status == 500
     assert good.news.finish_reason == "length"
-    assert "RuntimeError" in caplog.text and "secret" not in caplog.text
+    assert kind.__name__ in caplog.text and "secret" not in caplog.text
 
 
 def test_closing_refuses_what_is_left(serve: Serve) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from typing import Any
 
 import pytest
@@ -92,6 +93,16 @@ def test_new_tokens_by_default_fit(reader: Reader) -> None:
     assert job(reader, prompt="a", steps=1).rows[0].config.max_new_tokens == 64
     long = job(reader, prompt="a" * 30, steps=1).rows[0]
     assert long.size == MAX_POSITION
+    assert job(reader, prompt="a").rows[0].config.max_new_tokens == LIMITS.max_steps
+
+
+def test_a_public_penalty_is_turned_into_nats_and_not_logged(
+    reader: Reader, caplog: pytest.LogCaptureFixture
+) -> None:
+    for given, nats in ((2.0, 2.0), (0.01, -math.log(0.01))):
+        config = job(reader, prompt="a", max_tokens=4, eos_penalty=given).rows[0].config
+        assert config.pad_penalty == pytest.approx(nats) and config.eos_penalty is None
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
@@ -116,7 +127,9 @@ def test_new_tokens_by_default_fit(reader: Reader) -> None:
         ({"prompt": "a", "steps": 1, "block_length": 4}, "steps", None),
         ({"prompt": "a", "temperature": -1, "steps": 1}, "temperature", None),
         ({"prompt": "a", "alg": "best", "steps": 1}, "alg", None),
+        ({"prompt": "a", "temperature": 1e-30, "steps": 1}, "temperature", None),
         ({"prompt": "a", "seed": -1}, "seed", None),
+        ({"prompt": "a", "seed": 2**63}, "seed", None),
         ({"prompt": "a", "stop": ["a"] * 5}, "stop", None),
         ({"prompt": "a", "stop": ""}, "stop", None),
         ({"prompt": "a", "echo": True}, "echo", "unsupported"),
