@@ -1,4 +1,4 @@
-"""One pool of worker processes for all parallel tests."""
+"""One pool of worker processes for all parallel tests of a file."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from pool import WorkerPool  # noqa: E402
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pool() -> Iterator[WorkerPool]:
+    # Not for the whole session: threads of groups that gloo never ends spin on, and slow what follows.
     workers = WorkerPool()
     yield workers
     workers.close()

@@ -86,6 +86,8 @@ def _told_apart(file: InputFile, arrow: Any) -> Iterator[None]:
         yield
     except arrow.ArrowException as error:
         raise TableError(_sentence(error)) from None
+    except UnicodeDecodeError as error:  # pyarrow decodes names when they are asked for
+        raise TableError(f"a column's name is not UTF-8 ({error.reason})") from None
     except OSError as error:
         if error.errno is None:  # pyarrow says so of damaged content too
             raise TableError(_sentence(error)) from None
@@ -128,13 +130,13 @@ class _Parquet:
             first += count
 
     def _group(self, number: int, columns: Sequence[str], first: int, count: int) -> Iterator[Rows]:
-        size, limit = self._size(number, columns), self._limits.row_group_bytes
-        if size > limit:
-            yield Rows(first, count, [], _too_large("row group", number, size, limit))
-            return
-        done = 0
+        done, limit = 0, self._limits.row_group_bytes
         try:
             with _told_apart(self._file, self._arrow):
+                size = self._size(number, columns)
+                if size > limit:
+                    yield Rows(first, count, [], _too_large("row group", number, size, limit))
+                    return
                 for batch in self._parquet.iter_batches(
                     batch_size=_ROWS, row_groups=[number], columns=list(columns), use_threads=False
                 ):

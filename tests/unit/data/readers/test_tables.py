@@ -5,7 +5,7 @@ import struct
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from megatron_dream.data.readers import (
@@ -177,6 +177,7 @@ def test_one_damaged_group(tmp_path):
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(st.integers(0, 10**9), st.binary(min_size=1, max_size=8), st.sampled_from(["p", "s", "f"]))
+@example(26792, b"\x80", "s")  # a column's name
 def test_flipped_bytes_never_crash(tmp_path, at, noise, kind):
     name = {"p": "parquet", "s": "arrow stream", "f": "arrow file"}[kind]
     path = written(tmp_path, name, ROWS[:40], 10)
