@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from ..evaluation.sampler import Sampler
 from .engine import Engine
@@ -20,7 +21,7 @@ from .limits import Limits
 from .metrics import Metrics
 from .playground import playground
 from .prompts import Prompts
-from .refusal import Refusal
+from .refusal import Refusal, failed, unknown_model
 from .requests import Reader
 from .responses import Reply
 
@@ -65,8 +66,10 @@ def make_app(service: Service, access: Access) -> Guard:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(HTTPException, _not_found)
+    app.add_exception_handler(ClientLeft, _left)
+    app.add_exception_handler(Exception, _failed)
     _add_work(app, service)
-    _add_looks(app, service)
+    _add_looks(app, service, is_open=access.key is None)
     return Guard(app, access, service.limits, service.metrics)
 
 
@@ -78,7 +81,17 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _not_found(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     sentence = "There is no such path, or not for this method: see docs/serving.md."
-    return JSONResponse(Refusal(error.status_code, sentence).body(), error.status_code)
+    headers = {**(error.headers or {}), "Connection": "close"}  # a body was not read
+    return JSONResponse(Refusal(error.status_code, sentence).body(), error.status_code, headers)
+
+
+async def _left(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it; the count of answers shows it
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """What starlette answers before it hands the error on to the guard, which logs it."""
+    return JSONResponse(failed().body(), 500, failed().headers())
 
 
 def _add_work(app: FastAPI, service: Service) -> None:
@@ -98,10 +111,11 @@ def _add_work(app: FastAPI, service: Service) -> None:
         return _Stream(service, reply, reply.states(), "application/x-ndjson")
 
 
-def _add_looks(app: FastAPI, service: Service) -> None:
-    """What only tells."""
+def _add_looks(app: FastAPI, service: Service, *, is_open: bool) -> None:
+    """What only tells; the page, which needs no key, names the model of an open server only."""
     created = int(time.time())
-    page, policy = playground(service.name)
+    entry = {"id": service.name, "object": "model", "created": created, "owned_by": "local"}
+    page, policy = playground(service.name if is_open else "a model")
 
     @app.get("/")
     async def page_route() -> Response:
@@ -109,14 +123,19 @@ def _add_looks(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/models")
     async def models() -> Response:
-        entry = {"id": service.name, "object": "model", "created": created, "owned_by": "local"}
         return JSONResponse({"object": "list", "data": [entry]})
 
-    @app.get("/healthz")
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> Response:
+        if name != service.name:
+            raise unknown_model(name, service.name)
+        return JSONResponse(entry)
+
+    @app.api_route("/healthz", methods=["GET", "HEAD"])
     async def health() -> Response:
         return _state(service.engine.is_alive)
 
-    @app.get("/readyz")
+    @app.api_route("/readyz", methods=["GET", "HEAD"])
     async def ready() -> Response:
         return _state(service.engine.is_ready)
 
@@ -135,8 +154,6 @@ async def _answer(service: Service, request: Request, *, is_chat: bool) -> Respo
         return _Stream(service, reply, reply.events(), "text/event-stream")
     try:
         return JSONResponse(await _unless_left(request.receive, reply.whole()))
-    except ClientLeft:
-        return Response(status_code=499)  # nobody reads it; the count of answers shows it
     finally:
         service.engine.abandon(reply.job.rows)
 
@@ -169,6 +186,8 @@ async def _body(request: Request, limits: Limits) -> bytes:
                     parts.append(part)
                 elif size > _DRAINED_TIMES * limits.max_body_bytes:
                     break
+    except ClientDisconnect:
+        raise ClientLeft from None
     except TimeoutError:
         sentence = f"The body did not arrive within {limits.body_seconds:g} seconds."
         raise Refusal(408, sentence, code="timeout") from None

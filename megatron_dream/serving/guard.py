@@ -22,7 +22,7 @@ import orjson
 from .engine import where
 from .limits import Limits
 from .metrics import Metrics
-from .refusal import Refusal, busy
+from .refusal import Refusal, busy, failed
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ class Guard:
             await answer.refuse(refusal)
         except Exception as error:
             logger.error("a request failed: %s", where(error))
-            await answer.refuse(Refusal(500, "The server failed; its log says where."))
+            await answer.refuse(failed())
         path = scope["path"] if scope["path"] in KNOWN_PATHS else "other"
         self._metrics.requests.labels(path, str(answer.status)).inc()
         if is_work:
@@ -188,7 +188,9 @@ class _Answering:
         """Answer with an error, if nothing has been answered."""
         if self.status:
             return
-        headers = {"content-type": "application/json", **refusal.headers()}
+        # The body, if there is one, was not read.
+        more = {"Connection": "close", **refusal.headers()}
+        headers = {"content-type": "application/json", **more}
         raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         body = orjson.dumps(refusal.body())
         raw.append((b"content-length", str(len(body)).encode()))

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from ..errors import DataError
 from ..tokenizer.base import Tokenizer
 from ..tokenizer.chat import ChatTemplate, Message
 
@@ -34,7 +35,11 @@ class Prompts:
             DataError: the template refuses it.
         """
         with self._lock:
-            return self._template.encode(self._tokenizer, messages)
+            try:
+                return self._template.encode(self._tokenizer, messages)
+            except DataError as error:
+                # Where the template lies is nothing for clients.
+                raise DataError(str(error).removeprefix(f"{self._template.path}: ")) from None
 
     def token_ids(self, is_chat: bool) -> dict[str, Any]:
         """The tokenizer's fields of ``SamplingConfig``; a turn ends a chat's answer."""

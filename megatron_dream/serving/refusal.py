@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+_BEFORE_THE_BODY = (401, 403, 408, 413, 415)  # its rest is not read: the connection ends
+
 
 class Refusal(Exception):
     """An answer that is an error: one sentence, never with a prompt in it.
@@ -29,15 +31,32 @@ class Refusal(Exception):
 
     def headers(self) -> dict[str, str]:
         """What belongs to the status."""
-        if self.status == 401:
-            return {"WWW-Authenticate": "Bearer"}
-        return {"Retry-After": "1"} if self.status == 503 else {}
+        headers = {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
+        if self.status in _BEFORE_THE_BODY:
+            headers["Connection"] = "close"
+        if self.code in ("queue_full", "stopping"):
+            headers["Retry-After"] = "1"
+        elif self.status >= 500:
+            # Heeded by OpenAI's clients: the same again would only add to the load.
+            headers["X-Should-Retry"] = "false"
+        return headers
 
 
 def busy(open_requests: int) -> Refusal:
     """As many requests are open as the server takes."""
     sentence = f"{open_requests} requests are open, as many as this server takes: ask again later."
     return Refusal(503, sentence, code="queue_full")
+
+
+def failed() -> Refusal:
+    """A fault of the server's."""
+    return Refusal(500, "The server failed; its log says where.")
+
+
+def unknown_model(asked: str, ours: str) -> Refusal:
+    """Another model's name."""
+    sentence = f"The model {asked[:80]!r} is not here: ask for {ours!r}."
+    return Refusal(404, sentence, "model", "model_not_found")
 
 
 def stopping() -> Refusal:

@@ -21,7 +21,7 @@ from ..sampling.blocks import plan_blocks
 from ..sampling.sampling_config import SamplingConfig
 from .limits import Limits
 from .prompts import Prompts
-from .refusal import Refusal
+from .refusal import Refusal, unknown_model
 from .row import Row
 
 _ASKS_FOR_NOTHING: dict[str, tuple[Any, ...]] = {
@@ -57,6 +57,13 @@ class _Part(_Strict):
 class _Message(_Strict):
     role: Literal["system", "user", "assistant"]
     content: str | list[_Part]
+    name: str | None = None  # taken and not looked at
+    # OpenAI's clients send back messages as they got them, with what is not there as null.
+    refusal: None = None
+    tool_calls: None = None
+    function_call: None = None
+    audio: None = None
+    annotations: None = None
 
     def plain(self) -> dict[str, str]:
         text = self.content
@@ -151,7 +158,8 @@ class Reader:
             is_chat = "messages" in content
         _drop_what_asks_for_nothing(content)
         try:
-            asked: Any = (_Chat if is_chat else _Completion).model_validate(content)
+            kind: Any = _Chat if is_chat else _Completion
+            asked = kind.model_validate(_without_nulls(content, kind))
         except ValidationError as error:
             raise _refusal(error) from None
         self._check_common(asked)
@@ -174,12 +182,7 @@ class Reader:
 
     def _check_common(self, asked: Any) -> None:
         if asked.model not in (None, self._model_name):
-            raise Refusal(
-                404,
-                f"The model {asked.model[:80]!r} is not here: ask for {self._model_name!r}.",
-                "model",
-                "model_not_found",
-            )
+            raise unknown_model(asked.model, self._model_name)
         stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
         if len(stops) > 4 or not all(0 < len(stop) <= 256 for stop in stops):
             raise Refusal(400, "stop: give up to 4 texts of 1 to 256 characters.", "stop")
@@ -305,6 +308,12 @@ def _drop_what_asks_for_nothing(content: dict[str, Any]) -> None:
         if not any(given == v and isinstance(given, bool) == isinstance(v, bool) for v in values):
             raise Refusal(400, f"{name} is not supported here: leave it out.", name, "unsupported")
         del content[name]
+
+
+def _without_nulls(content: dict[str, Any], kind: type[BaseModel]) -> dict[str, Any]:
+    """``content`` without fields that are null and have a default."""
+    optional = {name for name, field in kind.model_fields.items() if not field.is_required()}
+    return {k: value for k, value in content.items() if value is not None or k not in optional}
 
 
 def _refusal(error: ValidationError) -> Refusal:

@@ -40,6 +40,7 @@ class Reply:
             "object": "chat.completion" if job.is_chat else "text_completion",
             "created": int(time.time()),
             "model": model_name,
+            "seed": job.seed,
         }
 
     async def _news(self) -> None:
@@ -66,7 +67,7 @@ class Reply:
         for row in self.job.rows:
             _latest(row)
         choices = [self._choice(number, row) for number, row in enumerate(self.job.rows)]
-        return {**self._head, "choices": choices, "usage": self._usage(), "seed": self.job.seed}
+        return {**self._head, "choices": choices, "usage": self._usage()}
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """Server-sent events: each choice's text as it becomes certain, its end, ``[DONE]``."""

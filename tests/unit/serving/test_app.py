@@ -57,6 +57,7 @@ def test_a_stream_tells_the_text_once(serve: Serve, options: Json) -> None:
     answer = served.post("/v1/completions", **options, stream=True, stream_options=usage)
     assert answer.headers["content-type"].startswith("text/event-stream")
     told = events(answer.text)
+    assert {event["seed"] for event in told} == {1}
     assert told[-1]["usage"] == whole["usage"] and told[-1]["choices"] == []
     for number, choice in enumerate(whole["choices"]):
         pieces = [c for event in told for c in event["choices"] if c["index"] == number]
@@ -288,6 +289,8 @@ def test_time_is_limited(serve: Serve) -> None:
 
     whole, stream = asyncio.run(ask())
     assert whole.status == 503 and b'"timeout"' in whole.body
+    headers = dict(whole.sent[0]["headers"])
+    assert headers[b"x-should-retry"] == b"false" and b"retry-after" not in headers
     assert stream.status == 200 and b'"timeout"' in stream.body
     assert stream.body.endswith(b"data: [DONE]\n\n")
 
@@ -299,6 +302,7 @@ def test_bodies_are_limited(serve: Serve) -> None:
         async with served.client() as client:
             answer = await client.post("/v1/completions", json={"prompt": "a" * 1000})
             assert answer.status_code == 413 and "1000 bytes" in answer.text
+            assert answer.headers["connection"] == "close"
 
             async def endless() -> Any:
                 while True:
@@ -316,6 +320,21 @@ def test_bodies_are_limited(serve: Serve) -> None:
             assert answer.status_code == 408
 
     asyncio.run(ask())
+
+
+def test_a_client_that_leaves_within_its_body(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    served = serve()
+
+    async def ask() -> Connection:
+        gone = Connection(served.app, "/v1/states", prompt="a")
+        gone._messages = [{"type": "http.request", "body": b"{", "more_body": True}]
+        gone.left.set()
+        await gone.task
+        return gone
+
+    assert asyncio.run(ask()).status == 499 and not caplog.records
 
 
 def test_what_the_sampler_refuses_is_told(serve: Serve) -> None:

@@ -94,8 +94,10 @@ def test_key(serve: Serve) -> None:
         for path in ("/v1/models", "/metrics", "/nothing"):
             answer = get(served, path, Authorization=header)
             assert answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer"
+    assert answer.headers["connection"] == "close"
     for path in ("/", "/healthz", "/readyz"):
         assert get(served, path).status_code == 200
+    assert "tiny" not in get(served, "/").text and "tiny" in get(serve(), "/").text
 
 
 def test_headers(serve: Serve) -> None:
@@ -142,6 +144,8 @@ def test_a_fault_of_ours_tells_no_prompt(
     monkeypatch.setattr(type(served.service.reader), "job", fail)
     answer = served.post("/v1/completions", prompt="secret prompt")
     assert answer.status_code == 500 and "secret" not in answer.text
+    assert answer.json()["error"]["type"] == "server_error"
+    assert answer.headers["x-should-retry"] == "false"
     assert "KeyError" in caplog.text and "secret" not in caplog.text
 
 
@@ -149,6 +153,9 @@ def test_unknown_paths_and_methods(serve: Serve) -> None:
     served = serve()
     assert get(served, "/docs").status_code == get(served, "/openapi.json").status_code == 404
     assert get(served, "/v1/completions").status_code == 405
+    assert get(served, "/v1/completions").headers["allow"] == "POST"
+    assert get(served, "/v1/models/tiny").json()["id"] == "tiny"
+    assert get(served, "/v1/models/other").status_code == 404
     assert get(served, "/v1/completions").json()["error"]["type"] == "invalid_request_error"
     metrics = get(served, "/metrics").text
-    assert 'path="other",status="404"} 2.0' in metrics and "/docs" not in metrics
+    assert 'path="other",status="404"} 3.0' in metrics and "/docs" not in metrics

@@ -181,6 +181,10 @@ def test_chats_are_checked(tokenizer: Tokenizer) -> None:
         refused = refusal(reader, is_chat=True, messages=[wrong])
         assert (refused.status, refused.field) == (400, field)
     assert refusal(reader, is_chat=True, messages=[]).field == "messages"
+    nulls = {"refusal": None, "tool_calls": None, "function_call": None, "annotations": None}
+    answered = {"role": "assistant", "content": "b", "audio": None, **nulls}
+    made = job(reader, True, messages=[{**message, "name": "me"}, answered, message], max_tokens=4)
+    assert len(made.rows) == 1
     both = refusal(reader, is_chat=True, messages=[message], max_tokens=4, max_completion_tokens=4)
     assert "same thing" in both.sentence
 
@@ -188,6 +192,7 @@ def test_chats_are_checked(tokenizer: Tokenizer) -> None:
 def test_what_asks_for_nothing_is_taken(reader: Reader) -> None:
     made = job(
         reader, prompt="a", max_tokens=4, echo=False, logprobs=None, frequency_penalty=0.0,
-        presence_penalty=0, best_of=1, user="somebody", model="tiny",
+        presence_penalty=0, best_of=1, user="somebody", model="tiny", n=None, stream=None,
     )  # fmt: skip
     assert len(made.rows) == 1
+    assert refusal(reader, prompt="a", stepz=None).code == "unknown_field"
