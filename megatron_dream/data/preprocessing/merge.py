@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import IO
 
 import numpy as np
@@ -151,12 +150,7 @@ class Concatenation:
     def __enter__(self) -> Concatenation:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._stream is not None:
             self._stream.close()
 
@@ -269,14 +263,9 @@ class BackgroundConcatenation:
     def __enter__(self) -> BackgroundConcatenation:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
-        self._concatenation.__exit__(kind, error, trace)
+        self._concatenation.__exit__(*error)
 
     def add(self, record: PartRecord, *, is_fresh: bool) -> None:
         """Tell of a part that exists now; the order does not matter.

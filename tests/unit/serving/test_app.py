@@ -191,18 +191,22 @@ async def paused_between_pieces(
     return slow
 
 
+TWO_BY_BLOCKS = {
+    "prompt": "a",
+    "max_tokens": 12,
+    "n": 2,
+    "block_length": 1,
+    "temperature": 1.0,
+    "seed": 1,
+}
+
+
 def test_a_pause_between_pieces_loses_no_text(serve: Serve) -> None:
     served = serve()
-    body = {
-        "prompt": "a",
-        "max_tokens": 12,
-        "n": 2,
-        "block_length": 1,
-        "temperature": 1.0,
-        "seed": 1,
-    }
-    whole = served.post("/v1/completions", **body).json()["choices"]
-    slow = asyncio.run(paused_between_pieces(served, "/v1/completions", **body, stream=True))
+    whole = served.post("/v1/completions", **TWO_BY_BLOCKS).json()["choices"]
+    slow = asyncio.run(
+        paused_between_pieces(served, "/v1/completions", **TWO_BY_BLOCKS, stream=True)
+    )
     told = [choice for event in events(slow.body.decode()) for choice in event["choices"]]
     for number, choice in enumerate(whole):
         pieces = [piece for piece in told if piece["index"] == number]
@@ -214,15 +218,7 @@ def test_a_pause_between_pieces_loses_no_text(serve: Serve) -> None:
 
 def test_a_pause_between_lines_loses_no_states(serve: Serve) -> None:
     served = serve()
-    body = {
-        "prompt": "a",
-        "max_tokens": 12,
-        "n": 2,
-        "block_length": 1,
-        "temperature": 1.0,
-        "seed": 1,
-    }
-    slow = asyncio.run(paused_between_pieces(served, "/v1/states", **body))
+    slow = asyncio.run(paused_between_pieces(served, "/v1/states", **TWO_BY_BLOCKS))
     lines = [json.loads(line) for line in slow.body.splitlines()]
     for number in range(2):
         own = [line for line in lines if line.get("index") == number]
