@@ -23,8 +23,9 @@ import numpy as np
 import torch
 
 from megatron_dream.device import current_device
+from megatron_dream.evaluation.generate import sampling_config
 from megatron_dream.evaluation.sampler import Sampler, load_model
-from megatron_dream.sampling import SamplingConfig, diffusion_generate
+from megatron_dream.sampling import diffusion_generate
 
 POINT = 0.01
 MODES: dict[str, dict[str, Any]] = {
@@ -70,19 +71,13 @@ def generate(
     sampler: Sampler, prompts: torch.Tensor, options: argparse.Namespace, mode: dict[str, Any]
 ) -> Result:
     """All items in batches."""
-    tokenizer = sampler.tokenizer
-    config = SamplingConfig(
-        **{
-            "max_new_tokens": options.new,
-            "steps": options.new,
-            "block_length": options.block,
-            "mask_token_id": tokenizer.mask_id,
-            "pad_token_id": tokenizer.pad_id,
-            "eos_token_id": tokenizer.eos_id,
-            "num_tokens": tokenizer.vocab_size,
-            "seed": 0,
-            **mode,
-        }
+    config = sampling_config(
+        sampler,
+        max_new_tokens=options.new,
+        steps=options.new,
+        block_length=options.block,
+        seed=0,
+        **mode,
     )
     made, passes, columns, started = [], 0, 0, time.perf_counter()
     for rows in prompts.split(options.batch):
