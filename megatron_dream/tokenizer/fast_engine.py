@@ -14,8 +14,10 @@ self-test at start compares what ASCII can do.
 from __future__ import annotations
 
 import importlib
+import re
 import threading
 import unicodedata
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,11 @@ _NUM_CODE_POINTS = 0x110000
 _REBUILD_GROWTH = 1 << 29
 _CHECK_BYTES = 1 << 25
 _COMPARED_AT_ONCE = 64
+# The library takes some 100 bytes for a character, so that one long text would be the peak of a job.
+_LONG = 1 << 16
+# Neither Qwen2's split nor NFC reaches over a line's end before an ASCII letter: what ends in blanks ends
+# there, and no mark composes with a line's end.
+_CUT = re.compile(r"\n(?=[A-Za-z])")
 _COMPOSED = ((0xA0, 0x3400), (0xF900, 0x20000))  # where composed characters lie
 
 _SELF_TEST = (
@@ -65,6 +72,9 @@ class FastEngine:
         self._fast: Any = None
         self._json = ""
         self.why_slow = self._start()
+        self._cuts_at_lines = (
+            isinstance(tokenizer, HuggingFaceTokenizer) and tokenizer.cuts_at_lines
+        )
         self._status = np.full(_NUM_CODE_POINTS, _UNKNOWN, dtype=np.uint8)
         self._status[:128] = _EQUAL
         if self._fast is not None:
@@ -83,6 +93,10 @@ class FastEngine:
             self._bound_memory(len(text))
             ids: NDArray[np.integer[Any]] = self._fast.encode(text)
             return ids
+        if len(text) > _LONG and self._cuts_at_lines:
+            pieces = list(_pieces(text))
+            if len(pieces) > 1:
+                return np.concatenate([self.encode(piece) for piece in pieces])
         return self.encode_exactly(text)
 
     def encode_exactly(self, text: str) -> NDArray[np.integer[Any]]:
@@ -165,6 +179,15 @@ class FastEngine:
         if resident_bytes() > self._held + _REBUILD_GROWTH:
             self._fast = _gigatoken(self._json)
             self._held = resident_bytes()
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """The parts of ``text`` that may be encoded apart, each of ``_LONG`` characters or more."""
+    start = 0
+    while cut := _CUT.search(text, start + _LONG):
+        yield text[start : cut.end()]
+        start = cut.end()
+    yield text[start:]
 
 
 def _probes(point: int) -> tuple[str, ...]:

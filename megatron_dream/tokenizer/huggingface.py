@@ -133,6 +133,22 @@ class HuggingFaceTokenizer(Tokenizer):
             and QWEN2_SPLIT in json.dumps(self._json["pre_tokenizer"])
         )
 
+    @cached_property
+    def cuts_at_lines(self) -> bool:
+        """Whether texts cut after a line's end and before an ASCII letter give the same ids in parts.
+
+        True of Qwen2's own split alone: no piece of it goes over such a place, whatever lies around.
+        """
+        steps = (self._json.get("pre_tokenizer") or {}).get("pretokenizers") or []
+        return (
+            self._is_qwen2
+            and [step.get("type") for step in steps] == ["Split", "ByteLevel"]
+            and steps[0].get("behavior") == "Isolated"
+            and not steps[1].get("add_prefix_space")
+            and not steps[1].get("use_regex")
+            and not self._json["model"].get("dropout")
+        )
+
     def _encode_plain(self, text: str) -> list[int]:
         if len(text) > _LONG:
             return self._encode_plain_batch([text])[0]

@@ -100,6 +100,39 @@ def test_large_words_and_runs(engine):
         assert_equal(engine, text)
 
 
+LINES = st.lists(
+    st.one_of(
+        hostile, st.sampled_from(["\n", "\nabc", "\r\nabc", "  \n", "\n\n\nx", "!!\n", "'\nS"])
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(LINES, st.integers(0, 30))
+@example(["=\n", "a\u0323\u0301", "\n\n", "'\nS"], 0)
+def test_long_texts_are_encoded_in_parts(engine, lines, length):
+    """The library's memory is that of a part, and what is odd in one does not slow the others."""
+    odd = chr(next(c for c in MARKS if _status(engine, c) == module._DIFFERS))
+    text = odd + "".join(lines) + "\nend"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_LONG", length)
+        slow = engine.num_slow
+        assert_equal(engine, text)
+        assert engine.num_slow > slow
+        parts = list(module._pieces(text))
+    assert "".join(parts) == text
+    assert len(parts) > 1 or len(text) < length + len("\nend")
+
+
+def test_only_a_known_split_is_cut(tmp_path):
+    """A tokenizer that takes a line's end together with a word gives other ids in parts."""
+    tokenizer = small_tokenizer(tmp_path / "t")
+    assert not tokenizer.cuts_at_lines
+    assert not FastEngine(tokenizer)._cuts_at_lines
+
+
 def test_half_a_surrogate_pair_is_refused(engine):
     with pytest.raises(DataError, match="surrogate"):
         engine.encode("a\ud800")
