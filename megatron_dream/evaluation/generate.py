@@ -10,10 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from ..device import current_device
 from ..errors import DataError
+from ..sampling.canvas import pad_left
 from ..sampling.generation import SamplingOutput, diffusion_generate
 from ..sampling.history import History
 from ..sampling.randomness import fresh_seed
@@ -111,14 +110,12 @@ def _run(
     sampler: Sampler, rows: list[Row], seeds: list[int], config: SamplingConfig
 ) -> SamplingOutput:
     """One batch, padded on the left."""
-    width = max(len(row.ids) for row in rows)
-    pad = sampler.tokenizer.pad_id
-    ids = [[pad] * (width - len(row.ids)) + row.ids for row in rows]
-    real = [[0] * (width - len(row.ids)) + [1] * len(row.ids) for row in rows]
+    prompts = [row.ids for row in rows]
+    ids_RP, real_RP = pad_left(prompts, sampler.tokenizer.pad_id, current_device())
     return diffusion_generate(
         sampler.model,
-        torch.tensor(ids, device=current_device()),
-        torch.tensor(real, device=current_device()) if len(rows) > 1 else None,
+        ids_RP,
+        real_RP if len(rows) > 1 else None,
         config=dataclasses.replace(config, seed=seeds[0]),
         row_ids=[0] * len(rows),
         row_seeds=seeds,

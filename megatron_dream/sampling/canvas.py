@@ -92,6 +92,16 @@ def build_canvas(
     )
 
 
+def pad_left(
+    prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts of different lengths as a batch: ids and attention mask, both int64 [R, P]."""
+    size = max(map(len, prompts))
+    ids = [[pad_id] * (size - len(prompt)) + list(prompt) for prompt in prompts]
+    real = [[0] * (size - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return torch.tensor(ids, device=device), torch.tensor(real, device=device)
+
+
 def _check_ids(input_ids: torch.Tensor, config: SamplingConfig) -> None:
     if input_ids.dim() != 2 or input_ids.dtype not in (torch.int64, torch.int32):
         raise ValueError(

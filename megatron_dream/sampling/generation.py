@@ -14,7 +14,7 @@ Shapes: B rows, S positions, V vocabulary, N positions that may open, row after 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ import torch
 
 from .blocks import Block, plan_blocks
 from .canvas import Canvas, build_canvas
-from .decode import Choice, choose
+from .decode import ROWS_AT_ONCE, Choice, choose
 from .history import History
 from .passes import Passes
 from .randomness import RowRandom, fresh_seed
@@ -321,17 +321,17 @@ class _Run:
         candidates_BS = self._candidates(step, quota_B)
         if candidates_BS is None:
             return None, None
-        logits, logits_NV = self._logits(step, candidates_BS)
+        whole, logits = self._logits(step, candidates_BS)
         rows_N = candidates_BS.nonzero()[:, 0]
         counts = candidates_BS.sum(-1).tolist()
-        choice = choose(logits_NV, self._penalty(rows_N), self._token_draws(counts), self.config)
+        choice = choose(logits, self._penalty(rows_N), self._token_draws(counts), self.config)
         opened_BS = self._opened(step, candidates_BS, choice, quota_B, counts)
         tokens_BS = self.x_BS.masked_scatter(candidates_BS, choice.tokens_N.to(self.x_BS.dtype))
         self.x_BS = torch.where(opened_BS, tokens_BS, self.x_BS)
         if self.history is not None or self.config.remask != "none":
             self._note(step, opened_BS, candidates_BS, choice)
         self._count()
-        return opened_BS, logits
+        return opened_BS, whole
 
     def _note(
         self, step: int, opened_BS: torch.Tensor, candidates_BS: torch.Tensor, choice: Choice
@@ -406,8 +406,8 @@ class _Run:
 
     def _logits(
         self, step: int, candidates_BS: torch.Tensor
-    ) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """The shifted logits [B, S, V], made for hooks only, and those of the candidates [N, V]."""
+    ) -> tuple[torch.Tensor | None, Iterable[torch.Tensor]]:
+        """The shifted logits [B, S, V], made for hooks only, and those of the candidates in parts."""
         if self.tokens_hook is None and self.logits_hook is None:
             unfinished_B = self.masked_BS.any(-1)
             if self.config.remask != "none":
@@ -417,7 +417,7 @@ class _Run:
         logits = torch.cat([logits[:, :1], logits[:, :-1]], dim=1)
         if self.logits_hook is not None:
             logits = self.logits_hook(self.block.first_step + step, self.x_BS, logits)
-        return logits, logits[candidates_BS]
+        return logits, logits[candidates_BS].split(ROWS_AT_ONCE)
 
     def _penalty(self, rows_N: torch.Tensor) -> torch.Tensor | None:
         """Nats off PAD's logit: c times the masked share of what the row had to fill."""

@@ -15,7 +15,7 @@ by no more than the rounding of kernels that choose by shape. Shapes as in cache
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ import torch
 from .blocks import Block
 from .cache import KeyValueCache, StatesModel
 from .canvas import Canvas
+from .decode import ROWS_AT_ONCE
 from .sampling_config import SamplingConfig
 
 
@@ -70,8 +71,8 @@ class Passes:
 
     def logits(
         self, step: int, x_BS: torch.Tensor, wanted_BS: torch.Tensor, unfinished_B: torch.Tensor
-    ) -> torch.Tensor:
-        """Logits that predict the wanted positions, [N, V], row after row.
+    ) -> Iterator[torch.Tensor]:
+        """Logits that predict the wanted positions, row after row, in parts [., V] made when asked for.
 
         Args:
             step: of the block.
@@ -80,30 +81,36 @@ class Passes:
             unfinished_B: bool, rows that may open something in this block, now or later.
         """
         if self._states is None:
-            return self._without_states(x_BS, wanted_BS)
+            return iter(self._without_states(x_BS, wanted_BS).split(ROWS_AT_ONCE))
+        states_NH = self._states_of(self._states, step, x_BS, wanted_BS, unfinished_B)
+        return map(self._states.sampler_logits, states_NH.split(ROWS_AT_ONCE))
+
+    def _states_of(
+        self,
+        model: StatesModel,
+        step: int,
+        x_BS: torch.Tensor,
+        wanted_BS: torch.Tensor,
+        unfinished_B: torch.Tensor,
+    ) -> torch.Tensor:
+        """States that predict the wanted positions, [N, H], from the cache and without it."""
         wants_B = wanted_BS.any(-1)
         if self._config.cache == "none":
-            return self._states.sampler_logits(
-                self._uncached(self._states, x_BS, wants_B, wanted_BS)
-            )
+            return self._uncached(model, x_BS, wants_B, wanted_BS)
         cached_B = wanted_BS.new_zeros(wants_B.shape)
         if bool((wants_B & ~self._uncached_B).any()):
             cached_B = unfinished_B & ~self._uncached_B
-        owner_N = wanted_BS.nonzero()[:, 0]
-        from_cache_N = cached_B[owner_N]
-        states_NH: torch.Tensor | None = None
-        if bool(from_cache_N.any()):
-            states_NH = self._cached(self._states, step, x_BS, cached_B, wanted_BS)
-        if not bool(from_cache_N.all()):
-            others_MH = self._uncached(self._states, x_BS, wants_B & ~cached_B, wanted_BS)
-            if states_NH is None:
-                states_NH = others_MH
-            else:
-                both_NH = states_NH.new_empty((len(owner_N), states_NH.shape[-1]))
-                both_NH[from_cache_N], both_NH[~from_cache_N] = states_NH, others_MH
-                states_NH = both_NH
-        assert states_NH is not None
-        return self._states.sampler_logits(states_NH)
+        others_B = wants_B & ~cached_B
+        if not bool(others_B.any()):
+            return self._cached(model, step, x_BS, cached_B, wanted_BS)
+        others_MH = self._uncached(model, x_BS, others_B, wanted_BS)
+        if not bool((wants_B & cached_B).any()):
+            return others_MH
+        from_cache_N = cached_B[wanted_BS.nonzero()[:, 0]]
+        states_NH = others_MH.new_empty((len(from_cache_N), others_MH.shape[-1]))
+        states_NH[from_cache_N] = self._cached(model, step, x_BS, cached_B, wanted_BS)
+        states_NH[~from_cache_N] = others_MH
+        return states_NH
 
     def _without_states(self, x_BS: torch.Tensor, wanted_BS: torch.Tensor) -> torch.Tensor:
         rows_R, limit = wanted_BS.any(-1).nonzero().squeeze(-1), self._block.limit

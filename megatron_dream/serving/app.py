@@ -26,7 +26,6 @@ from .requests import Reader
 from .responses import Reply
 
 T = TypeVar("T")
-_SLACK_SECONDS = 5.0  # for the last bytes of a stream whose time is over
 _DRAINED_TIMES = 16  # a body over the limit is read this far, so that the client hears the answer
 
 
@@ -239,10 +238,10 @@ class _Stream(Response):
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Send until the end, the client's leaving, or the time limit."""
-        until = self._service.limits.max_seconds + _SLACK_SECONDS
+        limits = self._service.limits
         try:
             with contextlib.suppress(ClientLeft, TimeoutError):
-                async with asyncio.timeout(until):
+                async with asyncio.timeout(limits.max_seconds + limits.slack_seconds):
                     await _unless_left(receive, self._send_all(send))
         finally:
             self._service.engine.abandon(self._reply.job.rows)

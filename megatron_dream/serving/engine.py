@@ -19,6 +19,7 @@ import torch
 
 from ..device import current_device
 from ..evaluation.sampler import Sampler
+from ..sampling.canvas import pad_left
 from ..sampling.generation import State, diffusion_stream
 from .answer import Answer
 from .limits import Limits
@@ -222,15 +223,8 @@ class _Batch:
 
     def inputs(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and attention mask [R, P], padded on the left."""
-        size = self._prompt_length
-        pads = [size - len(canvas.row.prompt) for canvas in self._canvases]
-        ids = [
-            [self._tokenizer.pad_id] * pad + canvas.row.prompt
-            for pad, canvas in zip(pads, self._canvases, strict=True)
-        ]
-        mask = [[0] * pad + [1] * (size - pad) for pad in pads]
-        device = current_device()
-        return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+        prompts = [canvas.row.prompt for canvas in self._canvases]
+        return pad_left(prompts, self._tokenizer.pad_id, current_device())
 
     def left(self) -> list[int]:
         """Rows whose text is whole, or for which nobody waits."""

@@ -7,6 +7,7 @@ request sent from another site by its Origin. No header of CORS is ever sent.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import ipaddress
@@ -22,7 +23,7 @@ import orjson
 from .engine import where
 from .limits import Limits
 from .metrics import Metrics
-from .refusal import Refusal, busy, failed
+from .refusal import Refusal, busy, failed, too_slow
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +128,10 @@ class Guard:
                 raise busy(self._num_open)
             self._count(is_work)
             try:
-                await self._app(scope, receive, answer)
+                async with asyncio.timeout(self._seconds() if is_work else None):
+                    await self._app(scope, receive, answer)
+            except TimeoutError:
+                raise too_slow(self._limits.max_seconds) from None
             finally:
                 self._count(-is_work)
         except Refusal as refusal:
@@ -139,6 +143,11 @@ class Guard:
         self._metrics.requests.labels(path, str(answer.status)).inc()
         if is_work:
             self._metrics.seconds.observe(time.monotonic() - started)
+
+    def _seconds(self) -> float:
+        """For all of a request: the last bound, which also lets go a reader that takes nothing."""
+        limits = self._limits
+        return limits.body_seconds + limits.max_seconds + limits.slack_seconds
 
     def _check(self, scope: MutableMapping[str, Any]) -> None:
         headers: dict[str, list[str]] = {}

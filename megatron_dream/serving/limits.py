@@ -23,6 +23,7 @@ class Limits:
         body_seconds: for a request's body to arrive.
         max_remask_limit: of remask_limit: bounds the states that a slow reader keeps in memory.
         max_forbidden: entries of forbidden_token_ids.
+        slack_seconds: for the last bytes of an answer whose time is over.
     """
 
     max_body_bytes: int = 1 << 20
@@ -38,3 +39,4 @@ class Limits:
     body_seconds: float = 15.0
     max_remask_limit: int = 16
     max_forbidden: int = 256
+    slack_seconds: float = 5.0

@@ -17,7 +17,6 @@ import importlib
 import re
 import threading
 import unicodedata
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -93,16 +92,26 @@ class FastEngine:
             self._bound_memory(len(text))
             ids: NDArray[np.integer[Any]] = self._fast.encode(text)
             return ids
-        if len(text) > _LONG and self._cuts_at_lines:
-            pieces = list(_pieces(text))
-            if len(pieces) > 1:
-                return np.concatenate([self.encode(piece) for piece in pieces])
-        return self.encode_exactly(text)
+        pieces = self._pieces(text)
+        if len(pieces) == 1:
+            return self._encode_slowly(text)
+        return np.concatenate([self.encode(piece) for piece in pieces])
 
     def encode_exactly(self, text: str) -> NDArray[np.integer[Any]]:
         """Ids by the tokenizer itself: what ``encode`` has to equal."""
+        return np.concatenate([self._encode_slowly(piece) for piece in self._pieces(text)])
+
+    def _encode_slowly(self, text: str) -> NDArray[np.integer[Any]]:
         self.num_slow += 1
         return np.asarray(self.tokenizer.encode(text), dtype=np.int32)
+
+    def _pieces(self, text: str) -> list[str]:
+        """Parts of a long text that give its ids one after the other; it alone where there are none."""
+        pieces, start = [], 0
+        while self._cuts_at_lines and (cut := _CUT.search(text, start + _LONG)):
+            pieces.append(text[start : cut.end()])
+            start = cut.end()
+        return [*pieces, text[start:]]
 
     def _start(self) -> str | None:
         """Make gigatoken's tokenizer; says why not."""
@@ -179,15 +188,6 @@ class FastEngine:
         if resident_bytes() > self._held + _REBUILD_GROWTH:
             self._fast = _gigatoken(self._json)
             self._held = resident_bytes()
-
-
-def _pieces(text: str) -> Iterator[str]:
-    """The parts of ``text`` that may be encoded apart, each of ``_LONG`` characters or more."""
-    start = 0
-    while cut := _CUT.search(text, start + _LONG):
-        yield text[start : cut.end()]
-        start = cut.end()
-    yield text[start:]
 
 
 def _probes(point: int) -> tuple[str, ...]:

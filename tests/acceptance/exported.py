@@ -6,20 +6,20 @@ Random weights go the whole way of a user's: a Dream folder, ``import-hf``, ``ex
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from megatron_dream.config.schema import ModelConfig
-from megatron_dream.files import write_json
-from megatron_dream.hf import export_hf, import_hf
-from megatron_dream.hf.model_config import dream_config_json
-from megatron_dream.hf.safetensors_writer import write_safetensors
-from megatron_dream.hf.tensor_map import huggingface_shapes
-from megatron_dream.tokenizer import load_tokenizer
-
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from megatron_dream.config.schema import ModelConfig  # noqa: E402
+from megatron_dream.hf import export_hf, import_hf  # noqa: E402
+from megatron_dream.tokenizer import load_tokenizer  # noqa: E402
+from tests.dream_folder import random_tensors, write_dream_folder  # noqa: E402
+
 QWEN2_TOKENIZER = ROOT.parent / "shared" / "data" / "qwen2_tokenizer"
 TINY = ModelConfig(
     num_layers=2,
@@ -80,25 +80,11 @@ def make_export(
     """
     os.environ["MEGATRON_DREAM_DEVICE"] = "cpu"
     model = replace(model, tie_word_embeddings=tied)
-    shapes = huggingface_shapes(model)
-    generator = torch.Generator().manual_seed(11)
-    tensors = {
-        n: (torch.randn(shape, generator=generator) * 0.2).bfloat16().float()
-        for n, shape in shapes.items()
-    }
+    drawn = random_tensors(model, seed=11, std=0.2)
+    tensors = {name: values.bfloat16().float() for name, values in drawn.items()}
     source, checkpoint = work / f"{name}-source", work / f"{name}-checkpoint"
-    source.mkdir(parents=True)
     tokens = load_tokenizer(tokenizer)
-    tokens.save_huggingface(source)
-    write_safetensors(source, shapes, tensors.items(), torch.float32)
-    config = dream_config_json(
-        model,
-        special_token_ids={"pad": tokens.pad_id, "mask": tokens.mask_id},
-        num_tokens=tokens.vocab_size,
-        tokenizer_fingerprint=tokens.fingerprint,
-        torch_dtype="float32",
-    )
-    write_json(source / "config.json", config)
+    write_dream_folder(source, model, tensors, tokens)
     import_hf(source, checkpoint)
     export_hf(checkpoint, work / name, dtype=dtype)
     return Exported(work / name, model, tensors, tokens.vocab_size, tokens.mask_id)

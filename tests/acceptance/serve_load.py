@@ -1,13 +1,16 @@
 """32 clients of mixed lengths against ``megatron-dream serve``: errors, memory, waiting, speed.
 
-A model of random weights (0.7M parameters) is served in a process of its own. First one client asks one
-request after the other, then 32 ask the same mix at once for ``--seconds``. Memory is the server's
-resident set: the mean of the last tenth of the run against that of the tenth that follows the first.
+A model of random weights (0.7M parameters) is served in a process of its own. Half of the requests want
+their answer whole, others in pieces or state by state, some leave after the first piece. First one
+client asks one request after the other, then 32 ask the same mix at once for ``--seconds``. Memory is
+the server's resident set: the mean of the last tenth of the run against that of the tenth that follows
+the first.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import statistics
 import sys
@@ -16,6 +19,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -47,7 +51,7 @@ class Tally:
 
 
 def ask(server: Server, seed: int, until: float) -> Tally:
-    """One client: requests of mixed lengths, one after the other."""
+    """One client: requests of mixed lengths, one after the other, whole, streamed and given up."""
     draw, tally, begun = random.Random(seed), Tally(), time.monotonic()
     while time.monotonic() < until:
         body = {
@@ -58,17 +62,52 @@ def ask(server: Server, seed: int, until: float) -> Tally:
         }
         started = time.monotonic()
         try:
-            answer = server.post(**body)
-            if answer.status_code != 200:
-                tally.errors.append(f"{answer.status_code} {answer.text[:200]}")
-                continue
-            tally.tokens += answer.json()["usage"]["completion_tokens"]
+            tokens = draw.choice(WAYS)(server, body)
         except Exception as error:
             tally.errors.append(repr(error))
             continue
-        tally.seconds.append(time.monotonic() - started)
+        if tokens is not None:
+            tally.tokens += tokens
+            tally.seconds.append(time.monotonic() - started)
     tally.elapsed = time.monotonic() - begun
     return tally
+
+
+def _whole(server: Server, body: dict[str, Any]) -> int | None:
+    """One answer; its tokens."""
+    answer = server.post(**body)
+    if answer.status_code != 200:
+        raise RuntimeError(f"{answer.status_code} {answer.text[:200]}")
+    return int(answer.json()["usage"]["completion_tokens"])
+
+
+def _streamed(server: Server, body: dict[str, Any]) -> int | None:
+    """The same in pieces."""
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    with server.http.stream("POST", "/v1/completions", json={**body, **options}) as answer:
+        lines = [line for line in answer.iter_lines() if line]
+    if lines[-1] != "data: [DONE]":
+        raise RuntimeError(f"the stream ends with {lines[-1][:200]}")
+    return int(json.loads(lines[-2].removeprefix("data: "))["usage"]["completion_tokens"])
+
+
+def _states(server: Server, body: dict[str, Any]) -> int | None:
+    """What every step opens."""
+    answer = server.post("/v1/states", **body)
+    last = json.loads(answer.text.splitlines()[-1])
+    if not last.get("done"):
+        raise RuntimeError(f"{answer.status_code} {answer.text[-200:]}")
+    return int(last["usage"]["completion_tokens"])
+
+
+def _given_up(server: Server, body: dict[str, Any]) -> int | None:
+    """A client that leaves after the first piece."""
+    with server.http.stream("POST", "/v1/states", json=body) as answer:
+        next(answer.iter_lines())
+    return None
+
+
+WAYS = (_whole, _whole, _whole, _whole, _streamed, _streamed, _states, _given_up)
 
 
 def ask_at_once(server: Server, clients: int, seconds: float) -> tuple[Tally, list[float]]:

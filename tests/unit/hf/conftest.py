@@ -13,11 +13,8 @@ import pytest
 import torch
 
 from megatron_dream.config.schema import ModelConfig
-from megatron_dream.files import write_json
 from megatron_dream.hf.export import code_files
-from megatron_dream.hf.model_config import dream_config_json
-from megatron_dream.hf.safetensors_writer import write_safetensors
-from megatron_dream.hf.tensor_map import huggingface_shapes
+from tests.dream_folder import random_tensors, write_dream_folder
 
 PAD, MASK, NUM_TOKENS = 50, 51, 53
 MakeFolder = Callable[..., Path]
@@ -36,34 +33,14 @@ def tiny_model(tied: bool = False) -> ModelConfig:
     )
 
 
-def random_tensors(model: ModelConfig, seed: int = 0) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        name: torch.randn(shape, generator=generator) * 0.3
-        for name, shape in huggingface_shapes(model).items()
-    }
-
-
 @pytest.fixture
 def make_folder(tmp_path: Path) -> MakeFolder:
     """Write a Dream folder with random weights; returns its path."""
 
     def make(name: str = "folder", tied: bool = False, dtype: torch.dtype = torch.float32) -> Path:
-        folder, model = tmp_path / name, tiny_model(tied)
-        folder.mkdir()
-        tensors = random_tensors(model)
-        write_safetensors(folder, huggingface_shapes(model), tensors.items(), dtype, 20_000)
-        config = dream_config_json(
-            model,
-            special_token_ids={"pad": PAD, "mask": MASK},
-            num_tokens=NUM_TOKENS,
-            tokenizer_fingerprint=None,
-            torch_dtype=str(dtype).removeprefix("torch."),
-        )
-        write_json(folder / "config.json", config)
-        for code_name, file in code_files().items():
-            shutil.copyfile(file, folder / code_name)
-        return folder
+        model = tiny_model(tied)
+        ids = {"pad": PAD, "mask": MASK, "num_tokens": NUM_TOKENS}
+        return write_dream_folder(tmp_path / name, model, random_tensors(model), ids, dtype)
 
     return make
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_dream.sampling import ALGORITHMS, SamplingConfig, diffusion_generate
+from megatron_dream.sampling import ALGORITHMS, SamplingConfig, diffusion_generate, passes
 from tests.unit.sampling.plain_definition import (
     BOS,
     MASK,
@@ -103,6 +103,20 @@ def test_a_row_does_not_depend_on_its_batch(cache, alg, remask, refresh):
     for number, one in enumerate(PROMPTS):
         alone = generate([one], row_ids=[5 + number], **changes).sequences[0]
         assert together[number, -len(alone) :].tolist() == alone.tolist()
+
+
+@pytest.mark.parametrize("cache", ["none", "dual"])
+def test_the_head_works_on_a_bounded_number_of_positions(cache, monkeypatch):
+    """Its logits are what fills memory: a larger batch must not make more of them at once."""
+    changes = dict(cache=cache, steps=3, temperature=0.5)
+    whole = generate(**changes).sequences
+    model, sizes = TinyTransformer(), []
+    head = model.sampler_logits
+    model.sampler_logits = lambda states_NH: sizes.append(len(states_NH)) or head(states_NH)
+    monkeypatch.setattr(passes, "ROWS_AT_ONCE", 3)
+    parts = generate(model=model, **changes).sequences
+    assert parts.tolist() == whole.tolist()
+    assert max(sizes) == 3 and len(sizes) > 9
 
 
 def test_what_a_pass_runs():

@@ -9,7 +9,7 @@ import dataclasses
 import pytest
 import torch
 
-from megatron_dream.sampling import SamplingConfig, decode, diffusion_generate
+from megatron_dream.sampling import SamplingConfig, diffusion_generate
 from megatron_dream.sampling.decode import choose
 
 LOGITS = torch.tensor([1.0, 0.5, 3.0, -1.0, 9.0, 9.0])  # 4: mask; 5: no token
@@ -32,7 +32,7 @@ def choose_all(config, penalty=None, logits=LOGITS, count=400):
     """Choose at ``count`` alike positions with evenly spread draws: every token turns up."""
     uniforms = (torch.arange(count, dtype=torch.float64) + 0.5) / count
     return choose(
-        logits.expand(count, -1),
+        [logits.expand(count, -1)],
         None if penalty is None else torch.full((count,), penalty),
         uniforms if config.temperature else None,
         config.resolved(),
@@ -153,18 +153,17 @@ def test_a_token_of_probability_0_is_never_drawn():
     config = dataclasses.replace(CONFIG, forbidden_token_ids=(0, 3)).resolved()
     # a device without float64 rounds the largest draws up to 1
     uniforms = torch.tensor([0.0, 1 - 2**-53, 1.0], dtype=torch.float64)
-    choice = choose(logits.expand(3, -1), None, uniforms, config)
+    choice = choose([logits.expand(3, -1)], None, uniforms, config)
     assert choice.tokens_N.tolist() == [1, 2, 2]
 
 
-def test_many_positions_are_worked_on_in_parts(monkeypatch):
+def test_many_positions_are_worked_on_in_parts():
     """Parts bound memory; tokens, draws and penalties of each position stay together."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn((23, 6), generator=generator)
     penalty = torch.rand((23,), generator=generator) * 3
     uniforms = torch.rand((23,), generator=generator, dtype=torch.float64)
-    whole = choose(logits, penalty, uniforms, CONFIG.resolved())
-    monkeypatch.setattr(decode, "_MAX_ELEMENTS", 5 * 6)
-    parts = choose(logits, penalty, uniforms, CONFIG.resolved())
+    whole = choose([logits], penalty, uniforms, CONFIG.resolved())
+    parts = choose(logits.split(5), penalty, uniforms, CONFIG.resolved())
     for name in ("tokens_N", "confidence_N", "probability_N"):
         assert torch.equal(getattr(whole, name), getattr(parts, name))

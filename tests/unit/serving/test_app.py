@@ -165,7 +165,7 @@ async def paused_between_pieces(
     forward = served.model.forward
 
     def is_piece(sent: bytes) -> bool:
-        is_here = b'"text":"' in sent or b'"opened"' in sent
+        is_here = re.search(rb'"(text|content)":"[^"]|"opened"', sent) is not None
         if is_here:
             paused.set()
         return is_here
@@ -192,7 +192,6 @@ async def paused_between_pieces(
 
 
 TWO_BY_BLOCKS = {
-    "prompt": "a",
     "max_tokens": 12,
     "n": 2,
     "block_length": 1,
@@ -201,24 +200,29 @@ TWO_BY_BLOCKS = {
 }
 
 
-def test_a_pause_between_pieces_loses_no_text(serve: Serve) -> None:
+@pytest.mark.parametrize("is_chat", [False, True])
+def test_a_pause_between_pieces_loses_no_text(serve: Serve, is_chat: bool) -> None:
     served = serve()
-    whole = served.post("/v1/completions", **TWO_BY_BLOCKS).json()["choices"]
-    slow = asyncio.run(
-        paused_between_pieces(served, "/v1/completions", **TWO_BY_BLOCKS, stream=True)
-    )
+    path = "/v1/chat/completions" if is_chat else "/v1/completions"
+    asked = {"messages": [{"role": "user", "content": "a"}]} if is_chat else {"prompt": "a"}
+    whole = served.post(path, **TWO_BY_BLOCKS, **asked).json()["choices"]
+    slow = asyncio.run(paused_between_pieces(served, path, **TWO_BY_BLOCKS, **asked, stream=True))
     told = [choice for event in events(slow.body.decode()) for choice in event["choices"]]
     for number, choice in enumerate(whole):
         pieces = [piece for piece in told if piece["index"] == number]
-        assert "".join(piece["text"] for piece in pieces) == choice["text"]
+        if is_chat:
+            text = "".join(piece["delta"].get("content", "") for piece in pieces)
+            assert text == choice["message"]["content"]
+        else:
+            assert "".join(piece["text"] for piece in pieces) == choice["text"]
         # The end comes once, after all text.
-        assert [piece["finish_reason"] for piece in pieces if piece["finish_reason"]] == ["length"]
-        assert pieces[-1]["finish_reason"] == "length"
+        ends = [piece["finish_reason"] for piece in pieces if piece["finish_reason"]]
+        assert ends == [choice["finish_reason"]] == [pieces[-1]["finish_reason"]]
 
 
 def test_a_pause_between_lines_loses_no_states(serve: Serve) -> None:
     served = serve()
-    slow = asyncio.run(paused_between_pieces(served, "/v1/states", **TWO_BY_BLOCKS))
+    slow = asyncio.run(paused_between_pieces(served, "/v1/states", prompt="a", **TWO_BY_BLOCKS))
     lines = [json.loads(line) for line in slow.body.splitlines()]
     for number in range(2):
         own = [line for line in lines if line.get("index") == number]
@@ -240,12 +244,12 @@ def test_a_refusal_during_a_pause_is_told(serve: Serve, path: str) -> None:
     assert told.count('"finish_reason":null') == (0 if path == "/v1/states" else 1)
 
 
-def test_a_client_that_never_reads_is_let_go(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("megatron_dream.serving.app._SLACK_SECONDS", 0.1)
-    served = serve(max_seconds=0.3)
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/states"])
+def test_a_client_that_never_reads_is_let_go(serve: Serve, path: str) -> None:
+    served = serve(max_seconds=0.3, slack_seconds=0.1, body_seconds=0.2)
 
     async def ask() -> None:
-        slow = Connection(served.app, "/v1/states", prompt="a", max_tokens=4)
+        slow = Connection(served.app, path, prompt="a", max_tokens=4)
         slow.reads.clear()
         await asyncio.wait_for(slow.task, 10)
 

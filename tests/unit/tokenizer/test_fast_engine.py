@@ -121,7 +121,8 @@ def test_long_texts_are_encoded_in_parts(engine, lines, length):
         slow = engine.num_slow
         assert_equal(engine, text)
         assert engine.num_slow > slow
-        parts = list(module._pieces(text))
+        parts = engine._pieces(text)
+        assert np.array_equal(engine.encode_exactly(text), engine.tokenizer.encode(text))
     assert "".join(parts) == text
     assert len(parts) > 1 or len(text) < length + len("\nend")
 
