@@ -21,18 +21,6 @@ from .load import load_weights
 from .metadata import CheckpointMetadata, read_metadata, resolve_checkpoint
 
 
-def padding_mask(attention_mask_BS: Tensor | None) -> Tensor | None:
-    """Boolean [B, 1, S, S] for rows padded on the left; None where nothing is padded.
-
-    A padded query attends to itself, so that its softmax is defined; its output is never read.
-    """
-    if attention_mask_BS is None or bool(attention_mask_BS.bool().all()):
-        return None
-    is_real_BS = attention_mask_BS.bool()
-    itself = torch.eye(is_real_BS.shape[1], dtype=torch.bool, device=is_real_BS.device)
-    return (is_real_BS[:, None, None, :] & is_real_BS[:, None, :, None]) | itself
-
-
 @dataclass
 class CheckpointModel:
     """The sampler's model interface on a megatron-core model."""
@@ -49,8 +37,10 @@ class CheckpointModel:
         position_ids: Tensor | None = None,
     ) -> Tensor:
         """Logits [B, S, V], unshifted. Rotary positions are relative: ``position_ids`` change nothing."""
-        logits = self.model(input_ids, None, padding_mask(attention_mask))
-        return logits[..., : self.model.real_vocab_size]
+        key_mask_BS = None if attention_mask is None else attention_mask.bool()
+        states_BSH = sampler_states(self.model, input_ids, key_mask_BS)
+        logits_NV = sampler_logits(self.model, states_BSH.flatten(0, 1))
+        return logits_NV.view(*input_ids.shape, -1)
 
     __call__ = forward
 

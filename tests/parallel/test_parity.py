@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "TP2": (2, {"tensor_model_parallel_size": 2}),
     "PP2": (2, {"pipeline_model_parallel_size": 2}),
 }
+SAMPLED = ("TP2", "PP2", "TP2 PP2")
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
@@ -73,8 +75,9 @@ def test_logits_equal_transformers(
         np.testing.assert_allclose(result, expected, atol=1e-4)
 
 
-def test_the_sampler_is_the_same_under_tensor_parallelism(
-    pool: WorkerPool, imported: tuple[str, list[list[int]], np.ndarray]
+@pytest.mark.parametrize("layout", SAMPLED)
+def test_the_sampler_is_the_same_on_every_layout(
+    pool: WorkerPool, imported: tuple[str, list[list[int]], np.ndarray], layout: str
 ) -> None:
     """States and tokens of every rank; a cache refreshed at every step is exact there too."""
     checkpoint, ids, _ = imported
@@ -86,16 +89,18 @@ def test_the_sampler_is_the_same_under_tensor_parallelism(
         {**base, "seed": 3, "cache": "dual", "alg": "threshold", "threshold": 0.05},
         {**base, "seed": 3, "temperature": 1.0, "alg": "origin"},
     ]
-    runs = {
-        name: pool.run(sampled, size, checkpoint=checkpoint, ids=ids, sizes=sizes, choices=choices)
-        for name, size, sizes in (
-            ("one", 1, {}),
-            ("TP2", 2, {"tensor_model_parallel_size": 2}),
-        )
-    }
-    (expected, sequences), *_ = runs["one"]
+    (expected, sequences), *_ = pool.run(
+        sampled, 1, checkpoint=checkpoint, ids=ids, sizes={}, choices=choices
+    )
     assert sequences[0] == sequences[1]
-    for found, tokens in runs["TP2"]:
+    layouts = [LAYOUTS[name] for name in layout.split()]
+    world_size = math.prod(number for number, _ in layouts)
+    sizes = {field: size for _, fields in layouts for field, size in fields.items()}
+    if "PP" in layout:  # without a cache
+        choices, sequences = [choices[0], choices[-1]], [sequences[0], sequences[-1]]
+    for found, tokens in pool.run(
+        sampled, world_size, checkpoint=checkpoint, ids=ids, sizes=sizes, choices=choices
+    ):
         np.testing.assert_allclose(found, expected, atol=1e-4)
         assert tokens == sequences
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import signal
@@ -139,9 +140,12 @@ def test_batched_is_single(server: Server) -> None:
 )
 def test_hostile_requests(server: Server, raw: bytes, status: int) -> None:
     with server.send(raw) as connection:
-        answer = connection.recv(100)
-        while status not in (200, 404) and connection.recv(4096):
-            pass  # to the end: what was not read of a request is never taken for the next one
+        answer = connection.recv(4096)
+        if status in (403, 413):  # what was not read of a request is never taken for the next one
+            assert b"connection: close" in answer.lower()
+            with contextlib.suppress(ConnectionResetError):
+                while connection.recv(4096):
+                    pass
     assert answer.startswith(f"HTTP/1.1 {status} ".encode()), answer
     assert server.post(prompt="a", max_tokens=2).status_code == 200
 
@@ -163,27 +167,25 @@ def test_a_client_that_leaves_frees_its_row(server: Server) -> None:
     assert server.metric("forward_passes_total") - passes < 512
 
 
-def test_a_slow_reader_holds_nobody(server: Server) -> None:
-    """More is written for it than the kernel's buffers take; all the same others are answered."""
-    asked = {"prompt": "a", "max_tokens": 512, "block_length": 1, "n": 16, "seed": 1}
-    passes = server.metric("forward_passes_total")
+def test_a_slow_reader_gets_everything(server: Server) -> None:
+    """And others are answered. The kernel's buffers take all of it here; a reader that does make the
+    server wait stands in tests/unit/serving."""
+    asked = {"prompt": "a", "max_tokens": 128, "block_length": 1, "n": 4, "seed": 1}
+    whole = server.post(**asked).json()["choices"]
     with socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
         slow.settimeout(60)
         slow.connect(("127.0.0.1", server.port))
         slow.sendall(raw_post(json.dumps(asked).encode(), "/v1/states", "Connection: close\r\n"))
-        until(lambda: server.metric("forward_passes_total") > passes, 120)
-        assert server.metric("running_rows") == 0
         for _ in range(5):
             assert server.post(prompt="a", max_tokens=4).status_code == 200
-        assert server.metric("open_requests") == 1  # its own
         got = b""
-        while part := slow.recv(65536):
+        while part := slow.recv(4096):
             got += part
     lines = [json.loads(line) for line in got.splitlines() if line.startswith(b"{")]
     assert lines[-1]["done"]
-    texts = [line["text"] for line in lines if "text" in line]
-    assert texts == [c["text"] for c in server.post(**asked).json()["choices"]]
+    texts = {line["index"]: line["text"] for line in lines if "text" in line}
+    assert [texts[number] for number in range(4)] == [choice["text"] for choice in whole]
 
 
 def test_32_clients(server: Server) -> None:
