@@ -6,7 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("cart.py", "training.py", "preprocess.py", "blend_index.py", "loader.py")
+BENCHMARKS = (
+    "cart.py",
+    "training.py",
+    "preprocess.py",
+    "blend_index.py",
+    "loader.py",
+    "sampling.py",
+)
 
 
 def main() -> int:

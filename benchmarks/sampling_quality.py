@@ -1,6 +1,6 @@
 """What the approximate modes of the sampler cost and gain, on a trained model and items it has not seen.
 
-    python benchmarks/sampling_quality.py MODEL --programs work/programs/items.jsonl [--new 96] [--block 32]
+    python benchmarks/sampling_quality.py MODEL --programs work/programs/items.jsonl [--new 64] [--block 32]
     python benchmarks/sampling_quality.py MODEL --tokens PREFIX [--prompt 24] [--new 32] [--block 8]
 
 ``--programs``: prompts of benchmarks/programs.py; an item is right where the text is the answer.
@@ -197,14 +197,14 @@ def main() -> int:
     source.add_argument("--programs", type=Path, help="items.jsonl of programs.py")
     parser.add_argument("--items", type=int, default=2000)
     parser.add_argument("--prompt", type=int, default=24, help="tokens given, of --tokens")
-    parser.add_argument("--new", type=int, help="default: 96 of programs, 32 of tokens")
+    parser.add_argument("--new", type=int, help="default: 64 of programs, 32 of tokens")
     parser.add_argument("--block", type=int, help="default: 32 of programs, 8 of tokens")
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--speed", type=int, metavar="N", help="compare speeds on N items instead")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    options.new = options.new or (96 if options.programs else 32)
+    options.new = options.new or (64 if options.programs else 32)
     options.block = options.block or (32 if options.programs else 8)
     sampler = load_model(options.model)
     if options.programs:

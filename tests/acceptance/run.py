@@ -50,6 +50,8 @@ CHECKS: dict[str, list[str]] = {
     "head: peak memory does not depend on t": [*PYTEST, "tests/unit/model"],
     "page in Chromium": [*PYTEST, "tests/system/test_page_chromium.py"],
     "serve: 32 clients": [sys.executable, "tests/acceptance/serve_load.py"],
+    "sampling: definition, caches, batches": [*PYTEST, "tests/unit/sampling"],
+    "benchmark: sampling": [sys.executable, "benchmarks/sampling.py"],
     "broken versions: which test catches which": [sys.executable, "tests/acceptance/mutations.py"],
     "data: megatron-core's bytes, whatever the way": [
         sys.executable, "tests/acceptance/data_bytes.py",

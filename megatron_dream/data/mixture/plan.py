@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from ..contamination import contamination_words
 from .found import SourceFiles
@@ -28,6 +29,7 @@ class Entry:
         weight: as written.
         found: what lies there of it.
         sets: evaluation sets that its filters name, for as long as there are no token files.
+        filters: what its documents have to pass, as jobs record it; None: nobody says, or cannot.
         needs_fetch: whether what is published of it are blob ids.
     """
 
@@ -36,6 +38,7 @@ class Entry:
     found: SourceFiles
     sets: tuple[str, ...] = ()
     needs_fetch: bool = False
+    filters: list[dict[str, Any]] | None = None
 
     @property
     def decontaminated_against(self) -> list[str]:
@@ -261,6 +264,16 @@ def _origin_warnings(entry: Entry, target: Target) -> Iterator[str]:
         if target.append_eod not in (None, sidecar.get("append_eod", target.append_eod)):
             wanted = "true" if target.append_eod else "false"
             yield f"{one.prefix} was not made with append_eod: {wanted}: preprocess it again."
+        made = sidecar.get("job", {}).get("filters")
+        if made is not None and entry.filters is not None and made != entry.filters:
+            old, new = (
+                ", ".join(next(iter(spec)) for spec in each) or "none"
+                for each in (made, entry.filters)
+            )
+            yield (
+                f"{one.prefix} was made with other filters than the recipe has now, or other options of them "
+                f"({old}; now {new}): preprocess it again."
+            )
 
 
 def _room_warnings(plan: MixturePlan) -> Iterator[str]:

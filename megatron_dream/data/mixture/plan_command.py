@@ -7,6 +7,7 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from .blend import write_blend
 from .found import find_source, token_files
 from .plan import Entry, MixturePlan, Target, make_plan
 from .plan_report import plan_values, print_plan
-from .recipe import Recipe, load_recipe
+from .recipe import Recipe, RecipeSource, load_recipe
 
 SEQUENCE_LENGTH = 2048  # where neither a flag nor a configuration says another
 
@@ -93,12 +94,22 @@ def plan_recipe(recipe: Recipe, rows: _Rows) -> MixturePlan:
             found=find_source(recipe, source),
             sets=tuple(recipe.evaluation_sets(source)),
             needs_fetch=source.adapter.needs_fetch,
+            filters=_filters(recipe, source),
         )
         for source in recipe.sources
     ]
     budget = rows.token_budget or int(recipe.token_budget or 0)
     target = _target(rows, budget, recipe.tokenizer, entries, recipe.append_eod)
     return make_plan(entries, target, free_bytes(Path(recipe.output)))
+
+
+def _filters(recipe: Recipe, source: RecipeSource) -> list[dict[str, Any]] | None:
+    """As the sidecar of token files has them; None where a file that one of them needs is not here."""
+    try:
+        identities = [spec.identity() for spec in recipe.filters_of(source)]
+    except DataError:
+        return None
+    return cast(list[dict[str, Any]], json.loads(json.dumps(identities)))
 
 
 def plan_run(config: RunConfig, rows: _Rows) -> MixturePlan:

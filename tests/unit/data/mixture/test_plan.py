@@ -135,6 +135,15 @@ def test_documents_without_eod(folder, tmp_path):
     assert any("was not made with append_eod: false" in w for w in made.warnings)
 
 
+def test_filters_that_were_changed_since(folder, tmp_path):
+    """Silence here would train on documents that the recipe says are dropped."""
+    assert not any("other filters" in w for w in plan(folder).warnings)
+    filters = "filters:\n  - length: {min_characters: 3}\nsources:"
+    made = changed(folder, tmp_path, "sources:", filters)
+    found = [w for w in made.warnings if "other filters" in w]
+    assert len(found) == 2 and "(none; now length)" in found[0]  # one, and the first file of many
+
+
 def test_a_file_of_several_that_is_gone(folder, tmp_path):
     for file in (folder / "data").iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
