@@ -13,8 +13,10 @@ Layout (pinned by tests/unit/diffusion/golden_noise.json):
   generator counts up before it draws: ``numpy.random.Philox(key, counter=(0, n, purpose, 0))``
   yields positions 0, 1, 2, ... in order.
 * purpose: ``POSITIONS`` one word a token of sample n; ``SAMPLE`` words of sample n as a whole (0:
-  its time, 1 and 2: its random length); ``PERMUTATION`` 64 words of run n, whose stable argsort is
-  perm_n; ``EPOCH_ORDER`` round keys for the order of rows in later epochs (data/order.py).
+  its time, 1 and 2: its random length, 3 and 4: EOS tokens behind an infilled middle, and whether its
+  corruption fades); ``PERMUTATION`` 64 words of run n, whose stable argsort is perm_n; ``EPOCH_ORDER``
+  round keys for the order of rows in later epochs (data/order.py); ``CLOSING_UP`` one word for each
+  position of an infilled middle.
 * a word becomes a float64 in [0, 1) by ``(word >> 11) * 2**-53``.
 """
 
@@ -27,7 +29,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-POSITIONS, SAMPLE, PERMUTATION, EPOCH_ORDER = 0, 1, 2, 3
+from .infilling import MAX_APPENDED, InfillingDraws
+
+POSITIONS, SAMPLE, PERMUTATION, EPOCH_ORDER, CLOSING_UP = 0, 1, 2, 3, 4
 RUN_LENGTH = 64  # consecutive ordinals whose times are stratified together
 
 Words = NDArray[np.uint64]
@@ -109,6 +113,28 @@ class NoiseStream:
             run, index = divmod(n, RUN_LENGTH)
             u = (_run_permutation(self.key, run)[index] + u) / RUN_LENGTH
         return t_min + (1.0 - t_min) * u
+
+    def infilling(
+        self, n: int, length: int, room: int, *, t_min: float = 1e-3, low_discrepancy: bool = True
+    ) -> InfillingDraws:
+        """Draws for the corruption of sample ``n``'s middle of ``length`` tokens.
+
+        Args:
+            n: ordinal.
+            length: of the middle.
+            room: tokens that may be added to the row.
+            t_min: smallest time.
+            low_discrepancy: as in ``time``.
+        """
+        appended, fades = unit_floats(philox_words(self.key, n, SAMPLE, 5))[3:]
+        count = int(appended * (min(MAX_APPENDED, room) + 1))
+        return InfillingDraws(
+            t=self.time(n, t_min=t_min, low_discrepancy=low_discrepancy),
+            u_M=self.positions(n, length),
+            coins=unit_floats(philox_words(self.key, n, CLOSING_UP, length + count)),
+            num_appended=count,
+            fades=bool(fades < 0.5),
+        )
 
     def row_length(self, n: int, length: int, share: float) -> int:
         """Tokens to keep of sample ``n``: with probability ``share`` uniform in 1..length."""
