@@ -28,7 +28,7 @@ from .passes import Passes
 from .randomness import RowRandom, fresh_seed
 from .remask import reopened
 from .sampling_config import ADAPTIVE, SamplingConfig
-from .selection import select
+from .selection import select, spread
 
 TokensHook = Callable[[int | None, torch.Tensor, torch.Tensor | None], torch.Tensor]
 LogitsHook = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -337,12 +337,12 @@ class _Run:
         self, step: int, opened_BS: torch.Tensor, candidates_BS: torch.Tensor, choice: Choice
     ) -> None:
         """Keep what history and remasking ask for."""
-        confidence_BS = _spread(choice.confidence_N, candidates_BS)
+        confidence_BS = spread(choice.confidence_N, candidates_BS)
         if self.config.remask != "none":
             self.opened_BS = self.opened_BS | opened_BS
             self.confidence_BS = torch.where(opened_BS, confidence_BS, self.confidence_BS)
         if self.history is not None:
-            probability_BS = _spread(choice.probability_N, candidates_BS)
+            probability_BS = spread(choice.probability_N, candidates_BS)
             number = self.block.first_step + step
             self.history.record(number, opened_BS, self.x_BS, confidence_BS, probability_BS)
 
@@ -445,18 +445,12 @@ class _Run:
         uniforms_BS = None
         if self.config.alg_temp > 0:
             uniforms_N = self.random.uniforms(counts, self.x_BS.device)
-            uniforms_BS = _spread(uniforms_N, candidates_BS)
+            uniforms_BS = spread(uniforms_N, candidates_BS)
         return select(
-            _spread(choice.confidence_N, candidates_BS),
+            spread(choice.confidence_N, candidates_BS),
             candidates_BS,
             quota_B,
             uniforms_BS,
             self.schedule.is_last(step),
             self.config,
         )
-
-
-def _spread(values_N: torch.Tensor, where_BS: torch.Tensor) -> torch.Tensor:
-    """Values of the true positions, row after row, back on the canvas; 0 elsewhere."""
-    canvas = torch.zeros(where_BS.shape, dtype=values_N.dtype, device=values_N.device)
-    return canvas.masked_scatter(where_BS, values_N)

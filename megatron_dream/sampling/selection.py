@@ -72,3 +72,9 @@ def _adaptive_count(
         fits_BS = before_BS <= config.entropy_bound
     largest_B = (place * (fits_BS & valid_BS)).amax(-1)
     return torch.minimum(largest_B.clamp(min=1), masked_B)
+
+
+def spread(values_N: torch.Tensor, where_BS: torch.Tensor) -> torch.Tensor:
+    """Values of the true positions, row after row, back on the canvas; 0 elsewhere."""
+    canvas = torch.zeros(where_BS.shape, dtype=values_N.dtype, device=values_N.device)
+    return canvas.masked_scatter(where_BS, values_N)

@@ -29,6 +29,7 @@ from .decode import Choice  # noqa: F401
 from .filters import top_p_filter  # noqa: F401
 from .generation import diffusion_generate as fill_masks
 from .history import History
+from .infill import GapConfig, InfillOutput, fill_gaps
 from .passes import Passes  # noqa: F401
 from .randomness import RowRandom  # noqa: F401
 from .remask import reopened  # noqa: F401
@@ -423,6 +424,47 @@ class DreamModel(DreamPreTrainedModel):
         history = None if output.history is None else _canvases(output.history, steps or 0)
         return DreamGenerationOutput(
             output.sequences, history, output.history, output.num_forward, output.seed
+        )
+
+    @torch.no_grad()
+    def diffusion_infill(
+        self,
+        prefixes: list[list[int]],
+        suffixes: list[list[int]],
+        *,
+        masks: int = 4,
+        max_masks: int = 64,
+        max_expansions: int = 64,
+        eos_closes_right: bool = True,
+        **kwargs: Any,
+    ) -> InfillOutput:
+        """Fill the gap between each prefix and its suffix; its length is found (infill.py).
+
+        Args:
+            prefixes: ids, each with at least one, such as BOS.
+            suffixes: ids, the end token included.
+            masks: a gap begins with so many.
+            max_masks: it has at most so many at a time.
+            max_expansions: it grows at most so often.
+            eos_closes_right: an end token in a gap takes the masks right of it with it.
+            kwargs: fields of SamplingConfig that do not belong to a canvas of fixed length: alg, threshold,
+                temperature, top_p, top_k, alg_temp, num_return_sequences, seed, forbidden_token_ids, ...
+
+        Returns:
+            ``gaps``, whose ``tokens`` are the ids between, whose ``slots`` tell how they came about.
+
+        Raises:
+            ValueError: one sentence: what is wrong and what to do.
+        """
+        expand = getattr(self.config, "expand_token_id", None)
+        return fill_gaps(
+            self,
+            prefixes,
+            suffixes,
+            sampling=self._sampling_config(kwargs, 0),
+            gap=GapConfig(expand, masks, max_masks, max_expansions, eos_closes_right),
+            max_position=self.config.max_position_embeddings,
+            device=self.device,
         )
 
     def _sampling_config(self, chosen: dict, prompt_length: int) -> SamplingConfig:
