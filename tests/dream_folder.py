@@ -40,7 +40,7 @@ def write_dream_folder(
         folder: made here.
         model: shape.
         tensors: of all weights.
-        tokens: a tokenizer; or only the ids ``pad`` and ``mask``, and ``num_tokens``.
+        tokens: a tokenizer; or only the ids ``pad``, ``mask`` and ``expand``, and ``num_tokens``.
         dtype: of the weights.
     """
     folder.mkdir(parents=True)
@@ -51,12 +51,13 @@ def write_dream_folder(
         tokens = {
             "pad": tokens.pad_id,
             "mask": tokens.mask_id,
+            "expand": tokens.expand_id,
             "num_tokens": tokens.vocab_size,
         }
     write_safetensors(folder, huggingface_shapes(model), tensors.items(), dtype, SHARD_BYTES)
     config = dream_config_json(
         model,
-        special_token_ids={name: tokens[name] for name in ("pad", "mask")},
+        special_token_ids={name: tokens[name] for name in ("pad", "mask", "expand")},
         num_tokens=tokens["num_tokens"],
         tokenizer_fingerprint=fingerprint,
         torch_dtype=str(dtype).removeprefix("torch."),

@@ -94,7 +94,10 @@ class Conversation(Prompt):
 
 @dataclass(frozen=True)
 class Gap(Prompt):
-    """BOS, prefix, ``length`` masks, suffix, EOS: what stands between is asked for."""
+    """BOS, prefix, ``length`` masks, suffix, EOS: what stands between is asked for.
+
+    With a length of 0 it is to be found (growing.py).
+    """
 
     field: ClassVar[str] = "middle"
 
@@ -105,10 +108,14 @@ class Gap(Prompt):
     def encode(self, sampler: Sampler) -> Row:
         """See the base class."""
         tokenizer = sampler.tokenizer
-        before = [tokenizer.bos_id, *tokenizer.encode(self.prefix)]
-        after = [*tokenizer.encode(self.suffix), tokenizer.eos_id]
+        before, after = self.sides(tokenizer)
         masks = [tokenizer.mask_id] * self.length
         return Row([*before, *masks, *after], len(before), self.length)
+
+    def sides(self, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+        """The ids before and after the gap."""
+        before = [tokenizer.bos_id, *tokenizer.encode(self.prefix)]
+        return before, [*tokenizer.encode(self.suffix), tokenizer.eos_id]
 
     def whole(self, response: str) -> str:
         """See the base class."""
@@ -157,15 +164,13 @@ def read_gaps(
     mark: str,
     jsonl: Path | None,
     length: int,
-) -> list[Prompt]:
+) -> list[Gap]:
     """What ``infill`` was given: two texts, a file with a mark, or JSON lines with both texts.
 
     Raises:
         ConfigError: flags that do not belong together.
         DataError: a file is missing, has no mark or several, or a line has no texts.
     """
-    if length < 1:
-        raise ConfigError(f"--length is {length}: give the number of masks between, 1 or more")
     if prefix is not None:
         source = {"prefix": prefix, "suffix": suffix or ""}
         return [Gap(source, "--prefix", prefix, suffix or "", length)]
@@ -175,7 +180,7 @@ def read_gaps(
         return [_of_marked(_read_text(file), file, mark, length)]
     if jsonl is None:
         raise ConfigError("nothing to fill: give --prefix and --suffix, --file or --jsonl")
-    gaps: list[Prompt] = []
+    gaps: list[Gap] = []
     for where, record in _records(jsonl):
         texts = record.get("prefix"), record.get("suffix")
         if not (isinstance(texts[0], str) and isinstance(texts[1], str)):

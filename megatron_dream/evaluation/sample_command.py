@@ -5,20 +5,24 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
 from ..files import atomic_write
 from ..sampling.blocks import plan_blocks
+from ..sampling.infill import GapConfig, check_growing
 from ..sampling.sampling_config import SamplingConfig
 from .generate import Sample, encode_prompts, generate, sampling_config
+from .growing import fill
 from .page import write_page
-from .prompts import DEFAULT_MARK, Json, Prompt, read_gaps, read_prompts
+from .prompts import DEFAULT_MARK, Gap, Json, Prompt, read_gaps, read_prompts
 from .sampler import load_model
-from .sampling_flags import in_flags
+from .sampling_flags import OF_GROWTH, flag_name, in_flags
 from .terminal import print_sample
+
+DEFAULT_LENGTH = 32
 
 
 def run_sample(
@@ -64,13 +68,14 @@ def run_infill(
     jsonl: Path | None = None,
     *,
     mark: str = DEFAULT_MARK,
-    length: int = 32,
+    length: int | None = None,
+    grow: bool = False,
     output: Path | None = None,
     page: Path | None = None,
     batch_size: int | None = None,
     **options: Any,
 ) -> None:
-    """Fill a gap of ``length`` tokens between two texts; print and write as ``run_sample`` does.
+    """Fill a gap between two texts; print and write as ``run_sample`` does.
 
     Args:
         model: exported folder or checkpoint.
@@ -79,19 +84,65 @@ def run_infill(
         file: both texts, with ``mark`` where the gap is.
         jsonl: a file with one object with ``prefix`` and ``suffix`` a line.
         mark: what stands in ``file`` for the gap, once.
-        length: tokens of the gap; the canvas does not grow.
+        length: tokens of a gap that stays as long as it is (32).
+        grow: the gap begins with ``masks`` and finds its length (sampling/infill.py).
         output: JSON lines with ``middle`` in place of ``completion``.
         page: HTML that plays every sample.
         batch_size: gaps that run together; changes speed and nothing else.
-        options: fields of SamplingConfig but those of appended tokens and their blocks.
+        options: fields of SamplingConfig but those of appended tokens and their blocks; with ``grow`` those
+            of GapConfig too.
 
     Raises:
         UserError: model, texts, files or options are not what they should be.
     """
-    options = {"steps": length, **options, "max_new_tokens": 0}
-    gaps = read_gaps(prefix, suffix, file, mark, jsonl, length)
+    growth = {name: options.pop(name) for name in OF_GROWTH if name in options}
+    _check_growth(growth, grow, length, options)
+    size = 0 if grow else DEFAULT_LENGTH if length is None else length
+    gaps = read_gaps(prefix, suffix, file, mark, jsonl, size)
+    options = {**({} if grow else {"steps": size}), **options, "max_new_tokens": 0}
     check_options(options, batch_size)
-    _run(model, gaps, options, output, page, batch_size, keeps_length=True)
+    if grow:
+        _run_growing(model, gaps, options, growth, output, page, batch_size)
+    else:
+        _run(model, gaps, options, output, page, batch_size, keeps_length=True)
+
+
+def _check_growth(growth: Json, grow: bool, length: int | None, options: Json) -> None:
+    """Refuse flags of the one kind of gap with the other, before a model is loaded."""
+    if not grow:
+        if growth:
+            raise ConfigError(
+                f"{flag_name(next(iter(growth)))} goes with --grow: give both or none"
+            )
+        if length is not None and length < 1:
+            raise ConfigError(f"--length is {length}: give the number of masks between, 1 or more")
+        return
+    if length is not None:
+        raise ConfigError(
+            "--length is of a gap that keeps it: leave it out with --grow, or give --masks"
+        )
+    ids = {"mask_token_id": 0, "pad_token_id": 1, "eos_token_id": 1}
+    try:
+        check_growing(SamplingConfig(**{**ids, **options}), GapConfig(2, **growth))
+    except ValueError as error:
+        raise ConfigError(in_flags(str(error))) from None
+
+
+def _run_growing(
+    model: Path | str,
+    gaps: list[Gap],
+    options: Json,
+    growth: Json,
+    output: Path | None,
+    page: Path | None,
+    batch_size: int | None,
+) -> None:
+    if not gaps:
+        raise ConfigError("there is no gap in the file: give one line or more")
+    sampler = load_model(model)
+    config = sampling_config(sampler, **options)
+    made = fill(sampler, gaps, config, GapConfig(**growth), batch_size)
+    _put_out(made, len(gaps), output, page)
 
 
 def check_options(options: Json, batch_size: int | None = None) -> None:
@@ -111,7 +162,7 @@ def check_options(options: Json, batch_size: int | None = None) -> None:
 
 def _run(
     model: Path | str,
-    prompts: list[Prompt],
+    prompts: Sequence[Prompt],
     options: Json,
     output: Path | None,
     page: Path | None,
@@ -126,9 +177,17 @@ def _run(
         options = {**options, "forbidden_token_ids": forbidden}
     config = sampling_config(sampler, **options)
     rows = encode_prompts(sampler, prompts, config)
+    made = generate(sampler, prompts, rows, config, batch_size)
+    _put_out(made, len(prompts), output, page)
+
+
+def _put_out(
+    made: Iterable[list[Sample]], count: int, output: Path | None, page: Path | None
+) -> None:
+    """Show samples as they come; write the files at the end."""
     samples: list[Sample] = []
-    with _progress(generate(sampler, prompts, rows, config, batch_size), len(prompts)) as made:
-        for of_prompt in made:
+    with _progress(made, count) as watched:
+        for of_prompt in watched:
             for sample in of_prompt:
                 _show(sample)
             samples += of_prompt

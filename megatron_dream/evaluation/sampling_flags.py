@@ -164,6 +164,20 @@ def add_infill_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suffix", metavar="TEXT", help="text after the gap (none)")
     parser.add_argument("--mark", metavar="MARK", help="the gap in --file (<fill>)")
     parser.add_argument("--length", type=int, metavar="N", help="tokens of the gap (32)")
+    parser.add_argument(
+        "--grow", action="store_true", help="find the gap's length; for models trained to infill"
+    )
+    parser.add_argument("--masks", type=int, metavar="N", help="with --grow: to begin with (4)")
+    parser.add_argument("--max-masks", type=int, metavar="N", help="with --grow: at a time (64)")
+    parser.add_argument(
+        "--max-expansions", type=int, metavar="N", help="with --grow: growths in all (64)"
+    )
+    parser.add_argument(
+        "--eos-keeps-right",
+        action="store_false",
+        dest="eos_closes_right",
+        help="with --grow: an end token takes no masks with it",
+    )
     add_sampling_flags(parser, without=_OF_APPENDED_TOKENS)
     _add_outputs(parser)
 
@@ -175,6 +189,8 @@ def add_chat_flags(parser: argparse.ArgumentParser) -> None:
     add_sampling_flags(parser, without=("num_return_sequences",))
 
 
+# fields of GapConfig: infill --grow
+OF_GROWTH = ("masks", "max_masks", "max_expansions", "eos_closes_right")
 # blocks and caches are of the tokens that are appended; a gap has none
 _OF_APPENDED_TOKENS = (
     "max_new_tokens",
@@ -211,6 +227,6 @@ def in_flags(sentence: str) -> str:
     """
 
     def flag(match: re.Match[str]) -> str:
-        return flag_name(match[0]) if match[0] in SAMPLING_FLAGS else match[0]
+        return flag_name(match[0]) if match[0] in (*SAMPLING_FLAGS, *OF_GROWTH) else match[0]
 
     return re.sub(r"^[a-z]\w*|\b[a-z]+(?:_[a-z]+)+\b", flag, sentence)

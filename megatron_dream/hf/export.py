@@ -209,7 +209,7 @@ def _write_texts(
     if metadata.mask_token_id is not None:
         ids["mask"] = metadata.mask_token_id
     if tokenizer is not None:
-        ids = {"pad": tokenizer.pad_id, "mask": tokenizer.mask_id}
+        ids = {"pad": tokenizer.pad_id, "mask": tokenizer.mask_id, "expand": tokenizer.expand_id}
         num_tokens, fingerprint = tokenizer.vocab_size, tokenizer.fingerprint
         _save_tokenizer(tokenizer, folder)
     config = dream_config_json(
@@ -220,8 +220,9 @@ def _write_texts(
         torch_dtype=dtype,
     )
     write_json(folder / "config.json", config)
-    id_names = ("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id")
-    write_json(folder / "generation_config.json", {key: config[key] for key in id_names})
+    id_names = ("bos", "eos", "pad", "mask", "expand")
+    generation = {key: config[key] for name in id_names if (key := f"{name}_token_id") in config}
+    write_json(folder / "generation_config.json", generation)
     card = model_card(
         metadata,
         model,

@@ -246,7 +246,7 @@ def dream_config_json(
 
     Args:
         model: shape of the transformer.
-        special_token_ids: ``pad`` and ``mask`` at least.
+        special_token_ids: ``pad`` and ``mask`` at least; ``expand`` where there is one.
         num_tokens: ids from here on are padding of the table; the sampler never draws them.
         tokenizer_fingerprint: checked when the folder is imported again.
         torch_dtype: ``"bfloat16"`` or ``"float32"``.
@@ -277,6 +277,11 @@ def dream_config_json(
         "eos_token_id": pad,
         "pad_token_id": pad,
         "mask_token_id": special_token_ids.get("mask"),
+        **(
+            {"expand_token_id": special_token_ids["expand"]}
+            if "expand" in special_token_ids
+            else {}
+        ),
         "torch_dtype": torch_dtype,
         "use_cache": False,
         "shift": True,

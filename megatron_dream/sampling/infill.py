@@ -185,6 +185,7 @@ def fill_gaps(
     sampling: SamplingConfig,
     gap: GapConfig,
     row_ids: Sequence[int] | None = None,
+    row_seeds: Sequence[int] | None = None,
     max_position: int | None = None,
     device: torch.device | None = None,
 ) -> InfillOutput:
@@ -198,13 +199,24 @@ def fill_gaps(
             (steps, blocks, caches, PAD's penalty, remasking, ``origin``) has no meaning here.
         gap: how it may change.
         row_ids: number of each gap among all of the run, for its draws.
+        row_seeds: a seed for each gap in place of the configuration's.
         max_position: longest sequence the model knows.
         device: of the model.
 
     Raises:
         ValueError: one sentence: what is wrong and what to do.
     """
-    run = GapRun(model, prefixes, suffixes, sampling, gap, row_ids, max_position, device)
+    run = GapRun(
+        model,
+        prefixes,
+        suffixes,
+        sampling=sampling,
+        gap=gap,
+        row_ids=row_ids,
+        row_seeds=row_seeds,
+        max_position=max_position,
+        device=device,
+    )
     for _ in run.steps():
         pass
     return run.output()
@@ -218,25 +230,31 @@ class GapRun:
         model: Any,
         prefixes: Sequence[Sequence[int]],
         suffixes: Sequence[Sequence[int]],
+        *,
         sampling: SamplingConfig,
         gap: GapConfig,
         row_ids: Sequence[int] | None = None,
+        row_seeds: Sequence[int] | None = None,
         max_position: int | None = None,
         device: torch.device | None = None,
     ) -> None:
         """Check and begin; arguments of ``fill_gaps``."""
-        config = _checked(sampling, gap)
+        config = check_growing(sampling, gap)
         copies = config.num_return_sequences
-        self.config = dataclasses.replace(config, num_return_sequences=1)  # rows stand for themselves
+        self.config = dataclasses.replace(
+            config, num_return_sequences=1
+        )  # rows stand for themselves
         self.gap_config, self.model = gap, model
         self.max_position, self.device = max_position, device
         self.num_forward = 0
-        if row_ids is None:
-            row_ids = range(len(prefixes))
-        if not len(prefixes) == len(suffixes) == len(row_ids):
+        row_ids = range(len(prefixes)) if row_ids is None else row_ids
+        row_seeds = [config.seed or 0] * len(prefixes) if row_seeds is None else row_seeds
+        counts = [len(each) for each in (prefixes, suffixes, row_ids, row_seeds)]
+        if len(set(counts)) > 1:
             raise ValueError(
-                f"{len(prefixes)} prefixes, {len(suffixes)} suffixes and {len(row_ids)} row_ids: give one of "
-                "each for every gap."
+                "{} prefixes, {} suffixes, {} row_ids, {} row_seeds: give one of each for every gap.".format(
+                    *counts
+                )
             )
         self.gaps, keys = [], []
         for number, prefix, suffix in zip(row_ids, prefixes, suffixes, strict=True):
@@ -245,7 +263,8 @@ class GapRun:
                 slots = [Slot() for _ in range(gap.masks)]
                 self.gaps.append(Gap(list(prefix), list(suffix), slots, max_position))
                 keys.append((int(number), copy))
-        self.random = RowRandom([config.seed or 0] * len(keys), keys)
+        seeds = [int(seed) for seed in row_seeds for _ in range(copies)]
+        self.random = RowRandom(seeds, keys)
 
     def steps(self) -> Iterator[int]:
         """Run to the end; the number of each step when it is done, from 0."""
@@ -333,7 +352,12 @@ def _place(slots: list[Slot], slot: Slot) -> int:
     return next(place for place, one in enumerate(slots) if one is slot)
 
 
-def _checked(sampling: SamplingConfig, gap: GapConfig) -> SamplingConfig:
+def check_growing(sampling: SamplingConfig, gap: GapConfig) -> SamplingConfig:
+    """The sampling configuration, resolved and with a seed.
+
+    Raises:
+        ValueError: one sentence that names what has no meaning for gaps.
+    """
     config = dataclasses.replace(sampling, max_new_tokens=0).resolved()
     for name, default in (
         ("steps", None), ("block_length", None), ("cache", "none"), ("remask", "none"),

@@ -9,10 +9,10 @@ from transformers import PretrainedConfig
 class DreamConfig(PretrainedConfig):
     """Shape and token ids of a Dream model.
 
-    Every field keeps the name that Qwen2 gives it. Dream's own: ``mask_token_id``; ``shift``
-    (hidden state i - 1 predicts token i); ``num_tokens`` (ids from here on are padding of the
-    table, None: all are tokens); ``tokenizer_fingerprint`` (sha256 of what defines the tokenizer's
-    ids).
+    Every field keeps the name that Qwen2 gives it. Dream's own: ``mask_token_id``;
+    ``expand_token_id`` (of infilling; None: gaps do not grow); ``shift`` (hidden state i - 1 predicts
+    token i); ``num_tokens`` (ids from here on are padding of the table, None: all are tokens);
+    ``tokenizer_fingerprint`` (sha256 of what defines the tokenizer's ids).
     """
 
     model_type = "Dream"
@@ -38,6 +38,7 @@ class DreamConfig(PretrainedConfig):
         eos_token_id=None,
         pad_token_id=None,
         mask_token_id=None,
+        expand_token_id=None,
         shift=True,
         num_tokens=None,
         tokenizer_fingerprint=None,
@@ -66,6 +67,7 @@ class DreamConfig(PretrainedConfig):
         self.attention_dropout = attention_dropout
         self.use_cache = use_cache
         self.mask_token_id = mask_token_id
+        self.expand_token_id = expand_token_id
         self.shift = shift
         self.num_tokens = num_tokens
         self.tokenizer_fingerprint = tokenizer_fingerprint

@@ -456,13 +456,14 @@ class DreamModel(DreamPreTrainedModel):
         Raises:
             ValueError: one sentence: what is wrong and what to do.
         """
-        expand = getattr(self.config, "expand_token_id", None)
         return fill_gaps(
             self,
             prefixes,
             suffixes,
             sampling=self._sampling_config(kwargs, 0),
-            gap=GapConfig(expand, masks, max_masks, max_expansions, eos_closes_right),
+            gap=GapConfig(
+                self.config.expand_token_id, masks, max_masks, max_expansions, eos_closes_right
+            ),
             max_position=self.config.max_position_embeddings,
             device=self.device,
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from megatron_dream.errors import ConfigError, DataError
 from megatron_dream.evaluation import sample_command
@@ -274,6 +275,83 @@ def test_the_ways_to_give_a_gap_are_one(tmp_path: Path, wide_model: list[Any]) -
         run_infill("m", **way, length=3, output=tmp_path / "o.jsonl", temperature=1.0, seed=1)
         middles.append(lines(tmp_path / "o.jsonl")[0]["middle"])
     assert middles[0] == middles[1] == middles[2]
+
+
+class GrowingModel(TinyModel):
+    """Likes ``<|expand|>`` (r) and the end token."""
+
+    def forward(self, *inputs: Any, **named: Any) -> torch.Tensor:
+        logits = super().forward(*inputs, **named).clone()
+        logits[..., [LetterTokenizer.expand_id, PAD]] += 5.0
+        return logits
+
+
+@pytest.fixture
+def growing_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = Sampler(GrowingModel(2), LetterTokenizer(), 40)  # type: ignore[arg-type]
+    monkeypatch.setattr(sample_command, "load_model", lambda _: sampler)
+
+
+@pytest.mark.usefixtures("growing_model")
+def test_a_gap_that_grows_and_shrinks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gaps, output, page = tmp_path / "g.jsonl", tmp_path / "o.jsonl", tmp_path / "p.html"
+    texts = [{"prefix": "ab", "suffix": "c", "task_id": 7}, {"prefix": "", "suffix": "defg"}]
+    gaps.write_text("".join(json.dumps(one) + "\n" for one in texts))
+    options = {"temperature": 1.2, "seed": 4, "num_return_sequences": 3, "masks": 5}
+    run_infill("m", jsonl=gaps, grow=True, output=output, page=page, **options)
+    records = lines(output)
+    assert [(r["prefix"], r["seed"], r["sample_index"]) for r in records] == [
+        (text["prefix"], seed, index)
+        for text, seed in zip(texts, (4, 5), strict=True)
+        for index in range(3)
+    ]
+    assert records[0]["task_id"] == 7
+    assert capsys.readouterr().out.split("\n")[:-1] == [r["middle"] for r in records]
+    assert [len(r["middle"]) for r in records] == [r["num_tokens"] for r in records]
+    assert len({r["num_tokens"] for r in records}) > 2
+    assert any(r["num_expansions"] for r in records)
+    for record, shown in zip(records, page_data(page), strict=True):
+        assert shown["text"] == f"{record['prefix']}{record['middle']}{record['suffix']}"
+        assert "".join(shown["prompt_tokens"]) == record["prefix"]
+        assert "".join(shown["suffix_tokens"]) == record["suffix"]
+        stayed = [
+            token
+            for token, removed in zip(shown["tokens"], shown["removed_step"], strict=True)
+            if removed < 0
+        ]
+        assert "".join(stayed) == record["middle"]
+        grown = [step for step in shown["inserted_step"] if step >= 0]
+        assert len(grown) == record["num_expansions"] == len(shown["earlier"]) / 2
+    alone = tmp_path / "alone.jsonl"
+    run_infill("m", jsonl=gaps, grow=True, output=alone, batch_size=1, **options)
+    assert lines(alone) == records
+
+
+@pytest.mark.usefixtures("growing_model")
+def test_a_gap_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    gaps = tmp_path / "g.jsonl"
+    gaps.write_text(json.dumps({"prefix": "a" * 36, "suffix": ""}))
+    with pytest.raises(DataError, match=r"line 1: 42 tokens, 4 masks among them, exceed"):
+        run_infill("m", jsonl=gaps, grow=True)
+
+
+@pytest.mark.usefixtures("unloadable")
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({"masks": 3}, "--masks goes with --grow"),
+        ({"grow": True, "length": 3}, "--length is of a gap that keeps it"),
+        ({"grow": True, "masks": 0}, "--masks is 0"),
+        ({"grow": True, "masks": 9, "max_masks": 8}, "over --max-masks 8"),
+        ({"grow": True, "steps": 8}, "--steps belongs to a canvas of fixed length"),
+        ({"grow": True, "alg": "origin"}, "alg origin"),
+        ({"grow": True, "pad_penalty": 1.0}, "PAD's penalty"),
+        ({"grow": True, "remask": "remdm"}, "--remask belongs"),
+    ],
+)
+def test_flags_of_the_other_kind_of_gap_are_refused(options: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        run_infill("m", "a", "b", **options)
 
 
 @pytest.mark.usefixtures("unloadable")

@@ -16,7 +16,7 @@ from megatron_dream.config.schema import ModelConfig
 from megatron_dream.hf.export import code_files
 from tests.dream_folder import random_tensors, write_dream_folder
 
-PAD, MASK, NUM_TOKENS = 50, 51, 53
+PAD, MASK, EXPAND, NUM_TOKENS = 50, 51, 52, 53
 MakeFolder = Callable[..., Path]
 
 
@@ -39,7 +39,7 @@ def make_folder(tmp_path: Path) -> MakeFolder:
 
     def make(name: str = "folder", tied: bool = False, dtype: torch.dtype = torch.float32) -> Path:
         model = tiny_model(tied)
-        ids = {"pad": PAD, "mask": MASK, "num_tokens": NUM_TOKENS}
+        ids = {"pad": PAD, "mask": MASK, "expand": EXPAND, "num_tokens": NUM_TOKENS}
         return write_dream_folder(tmp_path / name, model, random_tensors(model), ids, dtype)
 
     return make

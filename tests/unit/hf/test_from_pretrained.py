@@ -28,6 +28,7 @@ def look(folder):
     with torch.no_grad():
         logits = model(ids).logits
     row = model.diffusion_generate(ids, max_new_tokens=6, steps=6)
+    filled = model.diffusion_infill([[2, 3], [4]], [[5, 50], [6, 7, 50]], alg="threshold")
     with tempfile.TemporaryDirectory() as again:
         model.save_pretrained(again)
         second = AutoModel.from_pretrained(again, trust_remote_code=True).eval()
@@ -39,6 +40,7 @@ def look(folder):
         "unexpected": sorted(map(str, info["unexpected_keys"])),
         "logits": logits[0, -1, :8].tolist(),
         "row": row[0].tolist(),
+        "gaps": [gap.ids(51) for gap in filled.gaps],
         "tied": model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr(),
         "ids": [model.config.mask_token_id, model.config.pad_token_id, model.config.rope_theta],
         "saved again": same,
@@ -84,5 +86,10 @@ def test_loads_and_samples_with_transformers_alone(
         assert found["ids"] == [51, 50, 1e6]
         assert len(found["row"]) == 18 and 51 not in found["row"]
         assert found["saved again"]
+        for gap, (before, after) in zip(
+            found["gaps"], ([[2, 3], [5, 50]], [[4], [6, 7, 50]]), strict=True
+        ):
+            assert gap[: len(before)] == before and gap[-len(after) :] == after
+            assert 51 not in gap
     for other in by_version[1:]:
         assert other == by_version[0]
