@@ -10,7 +10,7 @@ is cached, since positions move. SPEC 6.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -188,6 +188,7 @@ def fill_gaps(
     row_seeds: Sequence[int] | None = None,
     max_position: int | None = None,
     device: torch.device | None = None,
+    on_step: Callable[[list[Gap]], None] | None = None,
 ) -> InfillOutput:
     """Fill the gap between each prefix and its suffix.
 
@@ -202,92 +203,66 @@ def fill_gaps(
         row_seeds: a seed for each gap in place of the configuration's.
         max_position: longest sequence the model knows.
         device: of the model.
+        on_step: shown the gaps, ``num_return_sequences`` for each that was given, after every step.
 
     Raises:
         ValueError: one sentence: what is wrong and what to do.
     """
-    run = GapRun(
-        model,
-        prefixes,
-        suffixes,
-        sampling=sampling,
-        gap=gap,
-        row_ids=row_ids,
-        row_seeds=row_seeds,
-        max_position=max_position,
-        device=device,
-    )
-    for _ in run.steps():
-        pass
-    return run.output()
-
-
-class GapRun:
-    """One call of ``fill_gaps`` in progress, for those who want to watch: ``gaps`` after each step."""
-
-    def __init__(
-        self,
-        model: Any,
-        prefixes: Sequence[Sequence[int]],
-        suffixes: Sequence[Sequence[int]],
-        *,
-        sampling: SamplingConfig,
-        gap: GapConfig,
-        row_ids: Sequence[int] | None = None,
-        row_seeds: Sequence[int] | None = None,
-        max_position: int | None = None,
-        device: torch.device | None = None,
-    ) -> None:
-        """Check and begin; arguments of ``fill_gaps``."""
-        config = check_growing(sampling, gap)
-        copies = config.num_return_sequences
-        self.config = dataclasses.replace(
-            config, num_return_sequences=1
-        )  # rows stand for themselves
-        self.gap_config, self.model = gap, model
-        self.max_position, self.device = max_position, device
-        self.num_forward = 0
-        row_ids = range(len(prefixes)) if row_ids is None else row_ids
-        row_seeds = [config.seed or 0] * len(prefixes) if row_seeds is None else row_seeds
-        counts = [len(each) for each in (prefixes, suffixes, row_ids, row_seeds)]
-        if len(set(counts)) > 1:
-            raise ValueError(
-                "{} prefixes, {} suffixes, {} row_ids, {} row_seeds: give one of each for every gap.".format(
-                    *counts
-                )
+    config = check_growing(sampling, gap)
+    row_ids = range(len(prefixes)) if row_ids is None else row_ids
+    row_seeds = [config.seed or 0] * len(prefixes) if row_seeds is None else row_seeds
+    counts = [len(each) for each in (prefixes, suffixes, row_ids, row_seeds)]
+    if len(set(counts)) > 1:
+        raise ValueError(
+            "{} prefixes, {} suffixes, {} row_ids, {} row_seeds: give one of each for every gap.".format(
+                *counts
             )
-        self.gaps, keys = [], []
-        for number, prefix, suffix in zip(row_ids, prefixes, suffixes, strict=True):
-            _check_texts(prefix, suffix, number, config)
-            for copy in range(copies):
-                slots = [Slot() for _ in range(gap.masks)]
-                self.gaps.append(Gap(list(prefix), list(suffix), slots, max_position))
-                keys.append((int(number), copy))
-        seeds = [int(seed) for seed in row_seeds for _ in range(copies)]
-        self.random = RowRandom(seeds, keys)
+        )
+    gaps, seeds, keys = [], [], []
+    for number, seed, prefix, suffix in zip(row_ids, row_seeds, prefixes, suffixes, strict=True):
+        _check_texts(prefix, suffix, number, config)
+        size = len(prefix) + gap.masks + len(suffix)
+        if max_position is not None and size > max_position:
+            raise ValueError(
+                f"gap {number} with its texts has {size} tokens, over the model's {max_position} positions: "
+                "shorten the texts or give fewer masks."
+            )
+        for copy in range(config.num_return_sequences):
+            slots = [Slot() for _ in range(gap.masks)]
+            gaps.append(Gap(list(prefix), list(suffix), slots, max_position))
+            seeds.append(int(seed))
+            keys.append((int(number), copy))
+    one_each = dataclasses.replace(config, num_return_sequences=1)  # rows stand for themselves
+    run = _Run(model, gaps, one_each, gap, RowRandom(seeds, keys), device or torch.device("cpu"))
+    step = 0
+    while any(gap.num_masks for gap in gaps):
+        with torch.no_grad():
+            run.step(step)
+        if on_step is not None:
+            on_step(gaps)
+        step += 1
+    return InfillOutput(gaps, run.num_forward, config.seed or 0)
 
-    def steps(self) -> Iterator[int]:
-        """Run to the end; the number of each step when it is done, from 0."""
-        step = 0
-        while any(gap.num_masks for gap in self.gaps):
-            # Not around the yield: gradients are the caller's business.
-            with torch.no_grad():
-                self._step(step)
-            yield step
-            step += 1
 
-    def output(self) -> InfillOutput:
-        """What came of it, after the last step."""
-        return InfillOutput(self.gaps, self.num_forward, self.config.seed or 0)
+@dataclass
+class _Run:
+    """One call in progress."""
 
-    def _step(self, step: int) -> None:
+    model: Any
+    gaps: list[Gap]
+    config: SamplingConfig
+    gap_config: GapConfig
+    random: RowRandom
+    device: torch.device
+    num_forward: int = 0
+
+    def step(self, step: int) -> None:
+        """Open what this step opens in every gap that has masks."""
         config, active = self.config, [gap for gap in self.gaps if gap.num_masks]
         rows = [gap.ids(config.mask_token_id or 0) for gap in active]
         ids_BS, real_BS = pad_left(rows, config.pad_token_id or 0, self.device)
         is_padded = len({len(row) for row in rows}) > 1
-        canvas = build_canvas(
-            ids_BS, real_BS if is_padded else None, config, max_position=self.max_position
-        )
+        canvas = build_canvas(ids_BS, real_BS if is_padded else None, config)
         masked_BS = (ids_BS == config.mask_token_id) & canvas.real_BS
         passes = Passes(self.model, canvas, config)
         size = ids_BS.shape[1]
@@ -344,7 +319,7 @@ class GapRun:
     def _uniforms(self, active: list[Gap]) -> torch.Tensor:
         """A number for each mask, from its gap's own generator."""
         counts = [gap.num_masks for gap in self.gaps]
-        return self.random.uniforms(counts, self.device or torch.device("cpu"))
+        return self.random.uniforms(counts, self.device)
 
 
 def _place(slots: list[Slot], slot: Slot) -> int:

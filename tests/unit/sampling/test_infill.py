@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron_dream.sampling import SamplingConfig
-from megatron_dream.sampling.infill import GapConfig, GapRun, fill_gaps
+from megatron_dream.sampling.infill import GapConfig, fill_gaps
 from tests.unit.sampling.plain_definition import (
     BOS,
     MASK,
@@ -143,18 +143,20 @@ def test_a_gap_does_not_depend_on_its_batch(alg, alg_temp):
 
 
 def test_budgets_hold_at_every_step():
-    run = GapRun(
-        Eager(grow=30.0, end=-30.0), [[BOS]], [[1, EOS]], sampling=SAMPLING, gap=GAP, max_position=9
-    )
-    (gap,) = run.gaps
     longest = 0
-    for _ in run.steps():
+
+    def look(gaps):
+        nonlocal longest
+        (gap,) = gaps
         assert gap.num_masks <= GAP.max_masks and gap.num_expansions <= GAP.max_expansions
         longest = max(longest, len(gap.ids(MASK)))
+
+    eager = Eager(grow=30.0, end=-30.0)
+    fill_gaps(eager, [[BOS]], [[1, EOS]], sampling=SAMPLING, gap=GAP, max_position=9, on_step=look)
     assert longest == 9  # the model's positions
-    long = fill(Eager(grow=30.0, end=-30.0), count=1)
-    assert long.gaps[0].num_expansions == GAP.max_expansions
-    assert len(long.gaps[0].tokens) == GAP.masks + GAP.max_expansions
+    (long,) = fill(eager, count=1).gaps
+    assert long.num_expansions == GAP.max_expansions
+    assert len(long.tokens) == GAP.masks + GAP.max_expansions
 
 
 def canvas_of(gap, step):
@@ -170,11 +172,15 @@ def test_slots_tell_the_whole_story():
     """From them every canvas can be made again."""
     grew = shrank = False
     for seed in range(8):
-        run = GapRun(Eager(seed, 5.0, 6.0), [[BOS, 1]], [[2, EOS]], sampling=SAMPLING, gap=GAP)
-        (gap,) = run.gaps
         seen = [[None] * GAP.masks]
-        for _ in run.steps():
-            seen.append([slot.token for slot in gap.living])
+        (gap,) = fill_gaps(
+            Eager(seed, 5.0, 6.0),
+            [[BOS, 1]],
+            [[2, EOS]],
+            sampling=SAMPLING,
+            gap=GAP,
+            on_step=lambda gaps, seen=seen: seen.append([slot.token for slot in gaps[0].living]),
+        ).gaps
         assert [canvas_of(gap, step) for step in range(-1, len(seen) - 1)] == seen
         grew |= any(slot.earlier for slot in gap.slots)
         shrank |= any(slot.removed_step >= 0 for slot in gap.slots)
@@ -222,9 +228,10 @@ def test_what_has_no_meaning_is_refused(changes, gap, words):
     [
         ([[]], [[1]], "is empty"),
         ([[BOS, MASK]], [[1]], "holds the mask"),
+        ([[1] * 9], [[1]], "13 tokens, over the model's 12"),
         ([[1]], [], "one of each"),
     ],
 )
 def test_broken_texts_are_refused(prefixes, suffixes, words):
     with pytest.raises(ValueError, match=words):
-        fill_gaps(Eager(), prefixes, suffixes, sampling=SAMPLING, gap=GAP)
+        fill_gaps(Eager(), prefixes, suffixes, sampling=SAMPLING, gap=GAP, max_position=12)
