@@ -1,15 +1,14 @@
-"""What the approximate modes of the sampler cost and gain, on a trained model and items it has not seen.
+"""What the approximate modes of the sampler cost and gain, on a trained model and text it has not seen.
 
-    python benchmarks/sampling_quality.py MODEL --programs work/programs/items.jsonl [--new 64] [--block 32]
-    python benchmarks/sampling_quality.py MODEL --tokens PREFIX [--prompt 24] [--new 32] [--block 8]
+    python benchmarks/sampling_quality.py MODEL --tokens PREFIX [--items 2000] [--new 32] [--block 8]
 
-``--programs``: prompts of benchmarks/programs.py; an item is right where the text is the answer.
-``--tokens``: stretches of held-out tokens; the share of tokens that are those of the text. All at
-temperature 0. Each mode against ``exact`` (blocks, no cache) on the same items: the difference with its
-standard error (paired), how many tokens agree with exact's, tokens a forward pass and for 1,000 columns
-run, seconds. A mode may cost one point; where the error of the difference is larger than that, the line
-says that it cannot be told apart. With ``--speed N`` full recomputation with all logits (the public
-definition, sampling.py) runs first on N items, one at a time as everything then is: how many times as fast.
+An item is a stretch of held-out tokens: the first ``--prompt`` of them are given, the next ``--new`` are
+generated at temperature 0 and compared. Each mode against ``exact`` (blocks, no cache) on the same items:
+the difference of the share of right tokens with its standard error (paired), how many tokens agree with
+exact's, tokens a forward pass and for 1,000 columns run, seconds. A mode may cost one point; where the
+error of the difference is larger than that, the line says that it cannot be told apart. With ``--speed N``
+full recomputation with all logits (the public definition, sampling.py) runs on N items, one at a time as
+everything then is: how many times as fast each mode is.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +29,7 @@ from sampling import recompute
 from megatron_dream.device import current_device
 from megatron_dream.evaluation.generate import sampling_config
 from megatron_dream.evaluation.sampler import Sampler, load_model
-from megatron_dream.sampling import cut_at_eos, diffusion_generate
-from megatron_dream.sampling.canvas import pad_left
+from megatron_dream.sampling import diffusion_generate
 
 POINT = 0.01
 MODES: dict[str, dict[str, Any]] = {
@@ -49,23 +46,6 @@ MODES: dict[str, dict[str, Any]] = {
 
 
 @dataclass
-class Items:
-    """What is asked, and how an answer is judged.
-
-    Attributes:
-        prompts: ids, BOS included.
-        score: of generated tokens, int64 [items, new]: a share of right ones for each, float64 [items].
-    """
-
-    prompts: list[list[int]]
-    score: Callable[[torch.Tensor], torch.Tensor]
-
-    def first(self, count: int) -> Items:
-        """Without the others; they cannot be judged."""
-        return Items(self.prompts[:count], self.score)
-
-
-@dataclass
 class Result:
     """Of one mode: tokens int64 [items, new], and what they took."""
 
@@ -75,13 +55,12 @@ class Result:
     columns: int
 
 
-def held_out_tokens(prefix: Path, sampler: Sampler, options: argparse.Namespace) -> Items:
-    """Stretches of tokens spread evenly over a prefix.
+def read_items(prefix: Path, count: int, length: int) -> torch.Tensor:
+    """Stretches of tokens spread evenly over a prefix, int64 [count, length].
 
     Raises:
         SystemExit: there are too few tokens.
     """
-    count, length = options.items, options.prompt + options.new
     facts = json.loads(Path(f"{prefix}.json").read_text(encoding="utf-8"))
     tokens = np.memmap(f"{prefix}.bin", dtype=facts["dtype"], mode="r")
     if tokens.size < count * length:
@@ -89,30 +68,11 @@ def held_out_tokens(prefix: Path, sampler: Sampler, options: argparse.Namespace)
             f"{prefix} has {tokens.size:,} tokens, too few for {count:,} items of {length}: lower --items."
         )
     starts = np.linspace(0, tokens.size - length, count).astype(np.int64)
-    items = np.stack([tokens[start : start + length] for start in starts]).astype(np.int64)
-    truth = torch.from_numpy(items[:, options.prompt :].copy())
-    bos = sampler.tokenizer.bos_id
-    prompts = [[bos, *item] for item in items[:, : options.prompt].tolist()]
-    return Items(prompts, lambda made: (made == truth).double().mean(-1))
-
-
-def programs(file: Path, sampler: Sampler, options: argparse.Namespace) -> Items:
-    """Prompts with one right answer each."""
-    lines = file.read_text(encoding="utf-8").splitlines()[: options.items]
-    asked = [json.loads(line) for line in lines]
-    tokenizer = sampler.tokenizer
-
-    def score(made: torch.Tensor) -> torch.Tensor:
-        texts = [tokenizer.decode(cut_at_eos(row, [tokenizer.eod_id])) for row in made.tolist()]
-        right = [t == item["answer"] for t, item in zip(texts, asked, strict=False)]
-        return torch.tensor(right, dtype=torch.float64)
-
-    prompts = [[tokenizer.bos_id, *tokenizer.encode(item["prompt"])] for item in asked]
-    return Items(prompts, score)
+    return torch.from_numpy(np.stack([tokens[s : s + length] for s in starts]).astype(np.int64))
 
 
 def generate(
-    sampler: Sampler, items: Items, options: argparse.Namespace, mode: dict[str, Any]
+    sampler: Sampler, prompts: torch.Tensor, options: argparse.Namespace, mode: dict[str, Any]
 ) -> Result:
     """All items in batches."""
     config = sampling_config(
@@ -124,33 +84,29 @@ def generate(
         **mode,
     )
     made, passes, columns, started = [], 0, 0, time.perf_counter()
-    for begin in range(0, len(items.prompts), options.batch):
-        rows = items.prompts[begin : begin + options.batch]
-        ids_RP, real_RP = pad_left(rows, sampler.tokenizer.pad_id, current_device())
-        output = diffusion_generate(
-            sampler.model, ids_RP, None if len(rows) == 1 else real_RP, config=config
-        )
-        made.append(output.sequences[:, ids_RP.shape[1] :].cpu())
+    for rows in prompts.split(options.batch):
+        output = diffusion_generate(sampler.model, rows.to(current_device()), config=config)
+        made.append(output.sequences[:, prompts.shape[1] :].cpu())
         passes += output.num_forward * len(rows)
         columns += output.num_columns
     return Result(torch.cat(made), time.perf_counter() - started, passes, columns)
 
 
-def full_recomputation(sampler: Sampler, items: Items, options: argparse.Namespace) -> Result:
+def full_recomputation(
+    sampler: Sampler, prompts: torch.Tensor, options: argparse.Namespace
+) -> Result:
     """The public definition, one item at a time."""
-    made, columns, started = [], 0, time.perf_counter()
-    for prompt in items.prompts:
-        x = recompute(sampler.model, torch.tensor([prompt]), options.new, options.block)
-        made.append(x[:, len(prompt) :])
-        columns += x.shape[1] * options.new
-    seconds = time.perf_counter() - started
-    return Result(torch.cat(made), seconds, options.new * len(items.prompts), columns)
+    started = time.perf_counter()
+    rows = [recompute(sampler.model, row, options.new, options.block) for row in prompts.split(1)]
+    seconds, made = time.perf_counter() - started, torch.cat(rows)
+    steps = options.new * len(made)
+    return Result(made[:, prompts.shape[1] :], seconds, steps, steps * made.shape[1])
 
 
-def line(name: str, result: Result, exact: Result, items: Items) -> tuple[str, bool]:
+def line(name: str, result: Result, exact: Result, truth: torch.Tensor) -> tuple[str, bool]:
     """What is printed of a mode, and whether it costs at most a point."""
-    right = items.score(result.tokens)
-    difference = right - items.score(exact.tokens)
+    right = (result.tokens == truth).double().mean(-1)
+    difference = right - (exact.tokens == truth).double().mean(-1)
     mean, error = float(difference.mean()), float(difference.std() / len(difference) ** 0.5)
     agree = float((result.tokens == exact.tokens).double().mean())
     count = result.tokens.numel()
@@ -168,18 +124,17 @@ def line(name: str, result: Result, exact: Result, items: Items) -> tuple[str, b
     return f"{words}; {'within a point' if is_met else 'COSTS MORE THAN A POINT'}", is_met
 
 
-def compare_speed(sampler: Sampler, items: Items, options: argparse.Namespace) -> None:
+def compare_speed(sampler: Sampler, prompts: torch.Tensor, options: argparse.Namespace) -> None:
     """Every mode against full recomputation, one item at a time."""
-    generate(sampler, items.first(1), options, {})
-    base = full_recomputation(sampler, items, options)
-    sizes = [len(prompt) for prompt in items.prompts]
+    generate(sampler, prompts[:1], options, {})
+    base = full_recomputation(sampler, prompts, options)
     print(
-        f"full recomputation: {base.seconds:.1f} s for {len(sizes)} items one at a time, prompts of "
-        f"{min(sizes)} to {max(sizes)} tokens, {options.new} new, blocks of {options.block}",
+        f"full recomputation: {base.seconds:.1f} s for {len(prompts)} items one at a time, "
+        f"{prompts.shape[1]} tokens given, {options.new} new, blocks of {options.block}",
         flush=True,
     )
     for name, mode in MODES.items():
-        result = generate(sampler, items, options, mode)
+        result = generate(sampler, prompts, options, mode)
         agree = float((result.tokens == base.tokens).double().mean())
         print(
             f"{name:<26} {base.seconds / result.seconds:6.2f} times as fast as full recomputation; "
@@ -192,34 +147,29 @@ def main() -> int:
     """Print a line a mode; 1 where one costs more than a point."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, help="exported folder")
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--tokens", type=Path, help="prefix of held-out tokens")
-    source.add_argument("--programs", type=Path, help="items.jsonl of programs.py")
+    parser.add_argument("--tokens", type=Path, required=True, help="prefix of held-out tokens")
     parser.add_argument("--items", type=int, default=2000)
-    parser.add_argument("--prompt", type=int, default=24, help="tokens given, of --tokens")
-    parser.add_argument("--new", type=int, help="default: 64 of programs, 32 of tokens")
-    parser.add_argument("--block", type=int, help="default: 32 of programs, 8 of tokens")
+    parser.add_argument("--prompt", type=int, default=24)
+    parser.add_argument("--new", type=int, default=32)
+    parser.add_argument("--block", type=int, default=8)
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--speed", type=int, metavar="N", help="compare speeds on N items instead")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    options.new = options.new or (64 if options.programs else 32)
-    options.block = options.block or (32 if options.programs else 8)
     sampler = load_model(options.model)
-    if options.programs:
-        items = programs(options.programs, sampler, options)
-    else:
-        items = held_out_tokens(options.tokens, sampler, options)
+    items = read_items(options.tokens, options.items, options.prompt + options.new)
+    bos = torch.full((len(items), 1), sampler.tokenizer.bos_id)
+    prompts = torch.cat([bos, items[:, : options.prompt]], dim=1)
     if options.speed:
         options.batch = 1
-        compare_speed(sampler, items.first(options.speed), options)
+        compare_speed(sampler, prompts[: options.speed], options)
         return 0
-    exact, are_met = None, True
+    truth, exact, are_met = items[:, options.prompt :], None, True
     for name, mode in MODES.items():
-        result = generate(sampler, items, options, mode)
+        result = generate(sampler, prompts, options, mode)
         exact = exact or result
-        words, is_met = line(name, result, exact, items)
+        words, is_met = line(name, result, exact, truth)
         are_met &= is_met
         print(words, flush=True)
     return 0 if are_met else 1
