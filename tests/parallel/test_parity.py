@@ -19,7 +19,8 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "TP2": (2, {"tensor_model_parallel_size": 2}),
     "PP2": (2, {"pipeline_model_parallel_size": 2}),
 }
-SAMPLED = ("TP2", "PP2", "TP2 PP2")
+# (tied, layouts multiplied)
+SAMPLED = [(False, "TP2"), (True, "TP2"), (True, "PP2"), (False, "TP2 PP2")]
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
@@ -75,7 +76,7 @@ def test_logits_equal_transformers(
         np.testing.assert_allclose(result, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("layout", SAMPLED)
+@pytest.mark.parametrize(("imported", "layout"), SAMPLED, indirect=["imported"])
 def test_the_sampler_is_the_same_on_every_layout(
     pool: WorkerPool, imported: tuple[str, list[list[int]], np.ndarray], layout: str
 ) -> None:
