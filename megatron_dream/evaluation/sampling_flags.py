@@ -173,10 +173,9 @@ def add_infill_flags(parser: argparse.ArgumentParser) -> None:
         "--max-expansions", type=int, metavar="N", help="with --grow: growths in all (64)"
     )
     parser.add_argument(
-        "--eos-keeps-right",
-        action="store_false",
-        dest="eos_closes_right",
-        help="with --grow: an end token takes no masks with it",
+        "--eos-closes-right",
+        action=argparse.BooleanOptionalAction,
+        help="with --grow: an end token takes the masks right of it with it (yes)",
     )
     add_sampling_flags(parser, without=_OF_APPENDED_TOKENS)
     _add_outputs(parser)

@@ -271,7 +271,7 @@ class _Run:
         choice = choose(
             self._without_growth(logits, active, masked_BS),
             None,
-            self._uniforms(active) if config.temperature else None,
+            self._uniforms() if config.temperature else None,
             config,
         )
         self.num_forward += passes.num_forward
@@ -311,12 +311,12 @@ class _Run:
     def _opened(self, active: list[Gap], choice: Choice, masked_BS: torch.Tensor) -> torch.Tensor:
         uniforms_BS = None
         if self.config.alg_temp > 0:
-            uniforms_BS = spread(self._uniforms(active), masked_BS)
+            uniforms_BS = spread(self._uniforms(), masked_BS)
         one_B = torch.ones(len(active), dtype=torch.int64)
         confidence_BS = spread(choice.confidence_N, masked_BS)
         return select(confidence_BS, masked_BS, one_B, uniforms_BS, False, self.config)
 
-    def _uniforms(self, active: list[Gap]) -> torch.Tensor:
+    def _uniforms(self) -> torch.Tensor:
         """A number for each mask, from its gap's own generator."""
         counts = [gap.num_masks for gap in self.gaps]
         return self.random.uniforms(counts, self.device)

@@ -34,7 +34,7 @@ class Libraries:
     path: Path
     content: dict[str, Any]
 
-    def library(self, as_ids: bool) -> tokenizers.Tokenizer:
+    def exact_library(self, as_ids: bool) -> tokenizers.Tokenizer:
         """The library's tokenizer; unless ``as_ids`` every literal of an added token is plain text."""
         added = [{**token, "special": True} for token in self.content["added_tokens"]]
         content = self.content if as_ids else {**self.content, "added_tokens": added}
@@ -84,7 +84,7 @@ def indexed_dataset() -> Any:
 
 def build_reference(corpus: Corpus, made: Libraries, as_ids: bool, prefix: Path) -> Reference:
     """Feed the builder document by document, each ended by EOD."""
-    library = made.library(as_ids)
+    library = made.exact_library(as_ids)
     end, never = library.token_to_id(ENDOFTEXT), {library.token_to_id(n) for n in (MASK, EXPAND)}
     small = library.get_vocab_size(with_added_tokens=True) < _SMALL_VOCABULARY
     reference = Reference(prefix, np.uint16 if small else np.int32)

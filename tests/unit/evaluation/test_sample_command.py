@@ -340,6 +340,7 @@ def test_a_gap_that_does_not_fit_is_named(tmp_path: Path) -> None:
     "options, expected",
     [
         ({"masks": 3}, "--masks goes with --grow"),
+        ({"eos_closes_right": False}, "--eos-closes-right goes with --grow"),
         ({"grow": True, "length": 3}, "--length is of a gap that keeps it"),
         ({"grow": True, "masks": 0}, "--masks is 0"),
         ({"grow": True, "masks": 9, "max_masks": 8}, "over --max-masks 8"),
