@@ -56,6 +56,7 @@ setup(
         "data": ["gigatoken", "pyarrow", "fsspec", "zstandard"],
         "datatrove": ["datatrove"],
         "serve": ["fastapi", "uvicorn", "prometheus_client"],
+        "plots": ["matplotlib"],
         "eval": ["lm-eval>=0.4.9", "evalplus>=0.3.1"],
         "dev": [
             "pytest>=8",

@@ -13,11 +13,13 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from megatron_dream import __version__
 from megatron_dream.data import flags
+from megatron_dream.data.infilling import flags as infill_flags
 from megatron_dream.errors import ConfigError, UserError
 from megatron_dream.evaluation import sampling_flags
 
@@ -249,24 +251,52 @@ def _plan_data(options: argparse.Namespace) -> None:
     plan_data(**_given(options))
 
 
-def _pretrain(options: argparse.Namespace) -> int | None:
+def _prepare_sft(options: argparse.Namespace) -> None:
+    from megatron_dream.data.sft.prepare import prepare_sft
+
+    prepare_sft(**_given(options))
+
+
+def _prepare_infill(options: argparse.Namespace) -> None:
+    from megatron_dream.data.infilling.prepare import prepare_infill
+
+    prepare_infill(**_given(options))
+
+
+def _train(stage: str, options: argparse.Namespace) -> int | None:
     from megatron_dream.config.load import load_config, to_yaml
 
     config: RunConfig = load_config(options.config, options.overrides)
     if options.print_config:
         print(to_yaml(config), end="")
         return 0
-    from megatron_dream.training.run import pretrain
+    from megatron_dream.training.run import train
 
-    return pretrain(config, dry_run=options.dry_run)
+    return train(config, stage, dry_run=options.dry_run)
 
 
-def _fill_pretrain(parser: _Parser) -> None:
+def _fill_train(parser: _Parser) -> None:
     parser.set_defaults(takes_overrides=True)
     parser.epilog = "Any field of the configuration: --section.field VALUE (docs/configuration.md)."
     parser.add_argument("--config", type=Path, required=True, metavar="FILE.yaml")
     parser.add_argument("--dry-run", type=int, metavar="N", help="run N steps, write no checkpoint")
     parser.add_argument("--print-config", action="store_true", help="print it resolved, and stop")
+
+
+def _analyze_padding(options: argparse.Namespace) -> None:
+    from megatron_dream.evaluation.padding import analyze_padding
+
+    analyze_padding(**_given(options))
+
+
+def _fill_analyze_padding(parser: _Parser) -> None:
+    parser.add_argument("data", nargs="+", metavar="P", help="prefixes that prepare-sft wrote")
+    parser.add_argument("--tokenizer", required=True, metavar="FOLDER_OR_MODEL")
+    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
+    parser.add_argument("--sequence-length", type=int, default=4000, metavar="N")
+    parser.add_argument("--global-batch-size", type=int, default=576, metavar="N")
+    parser.add_argument("--micro-batch-size", type=int, default=8, metavar="N")
+    parser.add_argument("--steps", type=int, default=20, metavar="N", help="global batches counted")
 
 
 def _build_index(options: argparse.Namespace) -> int:
@@ -419,8 +449,24 @@ VERBS: dict[str, tuple[Handler, Callable[[_Parser], None], str]] = {
         flags.add_plan_data_flags,
         "tell what a mixture takes, write a run's blend",
     ),
+    "prepare-sft": (
+        _prepare_sft,
+        flags.add_prepare_sft_flags,
+        "turn prompts and responses into token files",
+    ),
+    "prepare-infill": (
+        _prepare_infill,
+        infill_flags.add_prepare_infill_flags,
+        "turn texts into data that infilling is trained on",
+    ),
     "build-index": (_build_index, _fill_build_index, "build a run's data indices beforehand"),
-    "pretrain": (_pretrain, _fill_pretrain, "train, objective ar or diffusion"),
+    "pretrain": (partial(_train, "pretrain"), _fill_train, "train, objective ar or diffusion"),
+    "sft": (partial(_train, "sft"), _fill_train, "fine-tune on answers or for infilling"),
+    "analyze-padding": (
+        _analyze_padding,
+        _fill_analyze_padding,
+        "tell what share of sft's compute is PAD, by way of truncation",
+    ),
     "status": (_status, _fill_status, "show step, time left, last checkpoint and fault of a run"),
     "import-hf": (_import_hf, _fill_import_hf, "turn a Hugging Face folder into a checkpoint"),
     "export-hf": (_export_hf, _fill_export_hf, "turn a checkpoint into a Hugging Face folder"),

@@ -7,7 +7,9 @@ file by name stays). A module or package goes to one split as a whole, with its 
 in the training text.
 
 Writes train.jsonl and valid.jsonl (fields text, path), functions.jsonl (held-out functions cut into
-prefix, middle, suffix) and counts.json.
+prefix, middle, suffix), answers.jsonl and questions.jsonl (what a docstring asks for, with the function
+that does it from training text, without from held-out text), gaps.jsonl (held-out functions without
+their second line) and counts.json.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import numpy as np
@@ -154,6 +157,32 @@ def heldout_functions(records: list[dict[str, str]], count: int) -> list[dict[st
     return found[:count]
 
 
+def questions(records: list[dict[str, str]]) -> Iterator[dict[str, str]]:
+    """Short functions as an answer to what their docstring asks for; methods too, without indentation.
+
+    Args:
+        records: files, with ``text`` and ``path``.
+    """
+    for record in records:
+        lines = source_lines(record["text"])
+        for node in _functions(record["text"]):
+            if node.end_lineno is None or len(node.body) < 2 or node.decorator_list:
+                continue
+            docstring = node.body[0]
+            head = lines[node.lineno - 1 : docstring.lineno - 1]
+            answer = dedent("".join(head + lines[docstring.end_lineno : node.end_lineno]))
+            wish = " ".join((ast.get_docstring(node) or "").partition("\n\n")[0].split())
+            if 40 <= len(answer) <= 400 and 15 <= len(wish) <= 120:
+                call = f"{node.name}({', '.join(a.arg for a in node.args.args)})"
+                yield {"prompt": f"Write {call} in Python: {wish}", "response": answer}
+
+
+def gap_of(function: str) -> dict[str, str]:
+    """A function around the gap that its second line leaves."""
+    lines = source_lines(function)
+    return {"prefix": lines[0], "suffix": "".join(lines[2:])}
+
+
 def collect(
     root: Path, count: int | None = None
 ) -> tuple[dict[str, list[dict[str, str]]], Counter[str]]:
@@ -188,7 +217,14 @@ def main() -> None:
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     records, left_out = collect(Path(sysconfig.get_paths()["stdlib"]), options.files)
-    files = {**records, "functions": heldout_functions(records["valid"], options.functions)}
+    answers, asked = list(questions(records["train"])), list(questions(records["valid"]))
+    files = {
+        **records,
+        "functions": heldout_functions(records["valid"], options.functions),
+        "answers": answers,
+        "questions": [{"prompt": entry["prompt"]} for entry in asked[:8]],
+        "gaps": [gap_of(entry["response"]) for entry in asked[:8]],
+    }
     for name, entries in files.items():
         with atomic_write(options.output / f"{name}.jsonl") as stream:
             stream.writelines(json.dumps(entry) + "\n" for entry in entries)
@@ -199,7 +235,10 @@ def main() -> None:
     write_json(options.output / "counts.json", {**counts, "left_out": dict(left_out)})
     for split, count in counts.items():
         print(f"{split}: {count['files']} files, {count['characters']:,} characters")
-    print(f"left out: {dict(left_out)}; held-out functions: {len(files['functions'])}")
+    print(
+        f"left out: {dict(left_out)}; held-out functions: {len(files['functions'])}; answers to learn: "
+        f"{len(answers)}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """The whole line once, on two CPU cores: from text to a page of samples.
 
-Text, tokens, autoregressive model, diffusion model adapted from it, export, samples, page.
+Text, tokens, autoregressive model, diffusion model adapted from it, export, samples, page; then the
+model that answers (sft) and the one that infills without knowing a length, each with a page of its own.
 
 Every command is printed as one can type it from the project's root. A finished stage leaves a stamp
-in work/quickstart/stamps; a second call goes on after the last finished one. Not in here: SFT, RL,
-caches.
+in work/quickstart/stamps; a second call goes on after the last finished one. Not in here: RL, caches.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from megatron_dream.training.status import read_log  # noqa: E402
 from megatron_dream.training.throughput import flops_per_token  # noqa: E402
 
 WORK = Path("work/quickstart")
-DISK_BYTES, MEMORY_BYTES, MINUTES = 700_000_000, 4_000_000_000, 10
+DISK_BYTES, MEMORY_BYTES, MINUTES = 900_000_000, 4_000_000_000, 12
 DREAM = ["megatron-dream"]
 TWO = ["torchrun", "--standalone", "--nproc_per_node", "2", "-m", "megatron_dream"]
 DIFFUSION = ["pretrain", "--config", "examples/tiny/diffusion.yaml"]
@@ -93,7 +93,44 @@ def stages(rehearse: bool) -> list[Stage]:
             "export compared with the training model",
             [[*DREAM, "verify-export", f"{WORK}/export-longer", "--against", f"{runs}/longer"]],
         ),
+        *_sft_stages("answers", "sft", few),
+        *_sft_stages("infilling", "infill", few),
     ]  # fmt: skip
+
+
+def _sft_stages(name: str, recipe: str, few: list[str]) -> list[Stage]:
+    """Data, training, export and page of one task of the sft stage."""
+    corpus, prefix, export = WORK / "corpus", WORK / name, f"{WORK}/export-{recipe}"
+    common = ["--output-prefix", str(prefix), "--tokenizer", f"{WORK}/tokenizer.model",
+              "--max-length", "256", "--valid-share", "0.05"]  # fmt: skip
+    if recipe == "sft":
+        data = ["prepare-sft", "--input", f"{corpus}/answers.jsonl", *common]
+        page = ["sample", export, "--jsonl", f"{corpus}/questions.jsonl", "--chat",
+                "--max-new-tokens", "64", "--steps", "64"]  # fmt: skip
+    else:
+        data = [
+            "prepare-infill",
+            "--input",
+            f"{corpus}/answers.jsonl",
+            "--json-key",
+            "response",
+            *common,
+        ]
+        page = ["infill", export, "--jsonl", f"{corpus}/gaps.jsonl", "--grow"]
+    files = ["--output", f"{WORK}/{name}-samples.jsonl", "--page", f"{WORK}/{name}.html"]
+    return [
+        Stage(f"data of {name}", [[*DREAM, *data]]),
+        Stage(
+            f"fine-tuned: {name}",
+            [[*TWO, "sft", "--config", f"examples/tiny/{recipe}.yaml", *few]],
+            threads=1,
+        ),
+        Stage(
+            f"export of {name}",
+            [[*DREAM, "export-hf", f"{WORK}/runs/{recipe}", export, "--dtype", "float32"]],
+        ),
+        Stage(f"page of {name}", [[*DREAM, *page, *files]]),
+    ]
 
 
 def _export_stages(run: str, page: str) -> list[Stage]:
@@ -233,6 +270,8 @@ def closing_table(seconds: dict[str, float]) -> None:
     print(f"  {sum(seconds.values()):7.1f} s  in all stages")
     for label, path in (
         ("page", "page.html"),
+        ("page of answers", "answers.html"),
+        ("page of infilling", "infilling.html"),
         ("exported folder", "export-longer"),
         ("runs", "runs"),
     ):

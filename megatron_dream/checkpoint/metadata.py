@@ -39,6 +39,8 @@ class CheckpointMetadata:
     skipped_ranges: list[list[int]] = dataclasses.field(default_factory=list)  # [first, end)
     index_hash: str | None = None
     diffusion: dict[str, Any] = dataclasses.field(default_factory=dict)  # DiffusionConfig
+    stage: str | None = None  # pretrain, sft; None: imported
+    sft: dict[str, Any] = dataclasses.field(default_factory=dict)  # SftConfig, of that stage
     has_optimizer: bool = False
     optimizer_format: str | None = None
     optimizer: str | None = None

@@ -27,6 +27,7 @@ class Layout:
     micro_batch_size: int
     global_batch_size: int
     num_microbatches: int  # accumulation: micro-batches a data-parallel rank and step
+    width_unit: int = 1  # tokens that a row's width must be a multiple of: 2 x CP, TP under SP
 
     def equation(self) -> str:
         """Both equations with every operand, in one line."""
@@ -38,12 +39,13 @@ class Layout:
         )
 
 
-def resolve_layout(config: RunConfig, world_size: int) -> Layout:
+def resolve_layout(config: RunConfig, world_size: int, stage: str = "pretrain") -> Layout:
     """Compute DP and accumulation for ``world_size`` processes and check the layout.
 
     Args:
         config: the run; the model may still name a preset.
         world_size: number of processes, one a device.
+        stage: what the run is for.
 
     Raises:
         LayoutError: the layout does not divide, or the engine would compute wrong numbers on it;
@@ -57,7 +59,7 @@ def resolve_layout(config: RunConfig, world_size: int) -> Layout:
         or _tensor_problem(layout, config, model)
         or _sequence_problem(layout, config, model)
         or _engine_problem(layout, config)
-        or _fused_attention_problem(layout, config)
+        or _fused_attention_problem(layout, config, stage)
         or _validation_problem(layout, config)
     )
     if problem:
@@ -90,7 +92,8 @@ def _divide(config: RunConfig, world_size: int) -> Layout:
             f"x DP {dp} x accumulation {batch}/{micro * dp} is not whole; make it a multiple of "
             f"{micro * dp}."
         )
-    return Layout(world_size, tp, pp, vp, cp, dp, micro, batch, batch // (micro * dp))
+    unit = (tp if config.parallel.sequence_parallel else 1) * (2 * cp if cp > 1 else 1)
+    return Layout(world_size, tp, pp, vp, cp, dp, micro, batch, batch // (micro * dp), unit)
 
 
 def _pipeline_problem(layout: Layout, config: RunConfig, model: ModelConfig) -> str | None:
@@ -153,8 +156,7 @@ def _sequence_problem(layout: Layout, config: RunConfig, model: ModelConfig) -> 
         )
     factors = [f"SP over TP {layout.tp}"] if config.parallel.sequence_parallel else []
     factors += [f"2 x CP {layout.cp}"] if layout.cp > 1 else []
-    unit = layout.tp if config.parallel.sequence_parallel else 1
-    unit *= 2 * layout.cp if layout.cp > 1 else 1
+    unit = layout.width_unit
     if length % unit:
         return (
             f"data.sequence_length {length} is not divisible by {unit} ({' x '.join(factors)}); "
@@ -185,7 +187,7 @@ def _engine_problem(layout: Layout, config: RunConfig) -> str | None:
     return None
 
 
-def _fused_attention_problem(layout: Layout, config: RunConfig) -> str | None:
+def _fused_attention_problem(layout: Layout, config: RunConfig, stage: str) -> str | None:
     """What Transformer Engine's attention cannot express: it has segments (THD) but no free mask."""
     if config.model.layer_spec != "transformer_engine":
         return None
@@ -194,16 +196,21 @@ def _fused_attention_problem(layout: Layout, config: RunConfig) -> str | None:
             "diffusion.attention: anneal needs a mask that Transformer Engine's attention does not "
             "take; use model.layer_spec: local or attention: full"
         )
-    splits_rows = config.data.document_masks or config.data.random_length
+    if stage == "sft" and not config.sft.pad_attended:
+        return (
+            "sft.pad_attended: false needs a mask that Transformer Engine's attention does not take; use "
+            "model.layer_spec: local or pad_attended: true"
+        )
+    splits_rows = config.data.document_masks or config.data.random_length or stage == "sft"
     if splits_rows and layout.cp > 1:
         return (
             "Transformer Engine under CP needs every segment to be a multiple of 2 x CP tokens, which "
-            "data.document_masks and data.random_length do not give; use model.layer_spec: local or "
-            "CP 1"
+            "data.document_masks, data.random_length and the rows of sft do not give; use "
+            "model.layer_spec: local or CP 1"
         )
     if splits_rows and layout.micro_batch_size > 1:
         return (
-            "Transformer Engine packs data.document_masks and data.random_length at "
+            "Transformer Engine packs data.document_masks, data.random_length and the rows of sft at "
             "training.micro_batch_size 1 only; set it to 1 (accumulation keeps the global batch) or "
             "use model.layer_spec: local"
         )

@@ -106,6 +106,25 @@ class DiffusionConfig:
 
 
 @dataclass
+class SftConfig:
+    """What a sample becomes in the ``sft`` stage: SPEC 5 (``answer``) or SPEC 6 (``infill``)."""
+
+    task: Literal["answer", "infill"] = "answer"
+    truncation: Literal["random_with_input_pad", "random", "off"] = "random_with_input_pad"
+    truncation_group_size: int = 0  # consecutive ordinals with one length; 0: the global batch
+    pad: Literal["none", "longest", "max"] = "none"  # of answers under truncation: off
+    pad_attended: bool = True  # whether other tokens see PAD behind an answer
+    response_end: Literal["endoftext", "im_end"] = "endoftext"
+    eos_as_one: bool = False  # the run of PAD that ends an answer is masked whole or not at all
+    eos_loss: Literal["all", "first", "mean"] = "all"  # which of that run pay
+    length_group_size: int = 0  # consecutive ordinals of like length; 0: random order
+    width: Literal["micro_batch", "max"] = "micro_batch"  # that rows are padded dead to
+    max_appended: int = 63  # infill: EOS behind a middle, to be deleted
+    expand_probability: float = 0.5  # infill: that a mask swallows the next
+    span_share: float = 0.5  # infill: middles that are any span; the others are whole lines
+
+
+@dataclass
 class OptimizerConfig:
     """Optimizer and schedules."""
 
@@ -173,6 +192,7 @@ class RunConfig:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    sft: SftConfig = field(default_factory=SftConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

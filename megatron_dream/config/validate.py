@@ -12,10 +12,10 @@ from types import MappingProxyType
 from typing import Any
 
 from megatron_dream.config.convert import nearest
-from megatron_dream.config.schema import RunConfig, SourceConfig
+from megatron_dream.config.schema import RunConfig, SftConfig, SourceConfig
 from megatron_dream.errors import ConfigError
 
-STAGES = ("pretrain",)
+STAGES = ("pretrain", "sft")
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,11 @@ RANGES = MappingProxyType(
         "diffusion.cart_p": SHARE_ABOVE_ZERO,
         "diffusion.t_min": OPEN_SHARE,
         "diffusion.anneal_steps": NOT_NEGATIVE,
+        "sft.truncation_group_size": NOT_NEGATIVE,
+        "sft.length_group_size": NOT_NEGATIVE,
+        "sft.max_appended": NOT_NEGATIVE,
+        "sft.expand_probability": SHARE,
+        "sft.span_share": SHARE,
         "optimizer.lr": POSITIVE,
         "optimizer.min_lr_ratio": SHARE,
         "optimizer.lr_warmup_fraction": SHARE_BELOW_ONE,
@@ -108,7 +113,7 @@ def validate(config: RunConfig, stage: str = "pretrain") -> None:
         value = _value(config, path)
         if value is not None and not allowed.holds(value):
             raise ConfigError(f"{path} must be {allowed.words}, it is {value}.")
-    for fault in _faults(config):
+    for fault in _faults(config, stage):
         raise ConfigError(f"{fault}.")
 
 
@@ -117,7 +122,7 @@ def _value(config: Any, path: str) -> Any:
     return getattr(getattr(config, section), name)
 
 
-def _faults(config: RunConfig) -> Iterator[str]:
+def _faults(config: RunConfig, stage: str) -> Iterator[str]:
     if not config.checkpoint.run_folder:
         yield "checkpoint.run_folder is not given; name the folder that everything is written to"
     if not config.tokenizer.path:
@@ -129,6 +134,10 @@ def _faults(config: RunConfig) -> Iterator[str]:
         )
     yield from _data_faults(config)
     yield from _diffusion_faults(config)
+    if stage == "sft":
+        yield from _sft_faults(config)
+    elif config.sft != SftConfig():
+        yield "sft has no meaning in pretraining; leave it out, or train with megatron-dream sft"
 
 
 def _data_faults(config: RunConfig) -> Iterator[str]:
@@ -183,3 +192,29 @@ def _diffusion_faults(config: RunConfig) -> Iterator[str]:
                     f"diffusion.{name} has no meaning under diffusion.objective: ar; leave it at "
                     "its default"
                 )
+
+
+def _sft_faults(config: RunConfig) -> Iterator[str]:
+    sft, diffusion = config.sft, config.diffusion
+    for name, cut in (("document_masks", "into documents"), ("random_length", "to random lengths")):
+        if getattr(config.data, name):
+            yield f"data.{name} cuts rows {cut}, and a sample of sft is one row; leave it out"
+    if sft.task == "infill":
+        if diffusion.objective == "ar" or diffusion.complementary:
+            yield "sft.task: infill knows neither objective: ar nor complementary; leave both out"
+        if diffusion.weight != "linear":
+            yield (
+                "sft.task: infill weighs by 1 - t; set diffusion.weight to linear, it is "
+                f"{diffusion.weight}"
+            )
+        return
+    if sft.pad != "none" and sft.truncation != "off":
+        yield (
+            f"sft.pad is {sft.pad}, but sft.truncation: {sft.truncation} decides how far answers are "
+            "filled; set pad to none or truncation to off"
+        )
+    if diffusion.complementary and sft.truncation_group_size % 2:
+        yield (
+            f"sft.truncation_group_size is {sft.truncation_group_size}, which parts a sample from its "
+            "complement (diffusion.complementary); make it even"
+        )

@@ -1,8 +1,9 @@
 """Micro-batches: rows stacked into one buffer, sent to a tensor-parallel group, sliced for CP.
 
-Shapes follow from micro-batch size, sequence length and pipeline stage, so every rank knows the
-buffer's length beforehand and one broadcast of uint8 carries all of it. Shapes: B micro-batch, S
-sequence.
+Shapes follow from micro-batch size, width and pipeline stage, so every rank knows the buffer's
+length beforehand and one broadcast of uint8 carries all of it. Rows shorter than the micro-batch are
+filled with dead padding here, where nothing is drawn any more: it is layout only. Shapes: B
+micro-batch, S sequence, the micro-batch's width.
 
 What goes in, by stage: first tokens and flags; last labels, weights, flags and what describes a
 row; middle flags only; a stage that is both, all.
@@ -11,18 +12,27 @@ row; middle flags only; a stage that is both, all.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..diffusion.rows import DEAD, PREDICTED, SEGMENT_START
+from ..diffusion.rows import DEAD, PREDICTED, SEGMENT_START, UNATTENDED
 from .stream import Row
 
-__all__ = ["DEAD", "PREDICTED", "SEGMENT_START", "BatchLayout", "broadcast", "cu_seqlens_of"]
+__all__ = [
+    "DEAD",
+    "PREDICTED",
+    "SEGMENT_START",
+    "UNATTENDED",
+    "BatchLayout",
+    "broadcast",
+    "cu_seqlens_of",
+]
 
 _DTYPES = {
     "ordinal": torch.int64,
@@ -48,12 +58,23 @@ class BatchLayout:
         sequence_length: S.
         is_first_stage: the model chunk embeds tokens.
         is_last_stage: the model chunk computes the loss.
+        pad_id: token of dead padding.
     """
 
     micro_batch_size: int
     sequence_length: int
     is_first_stage: bool = True
     is_last_stage: bool = True
+    pad_id: int = 0
+
+    def of_width(self, width: int) -> BatchLayout:
+        """The same for rows of ``width`` tokens."""
+        return self if width == self.sequence_length else replace(self, sequence_length=width)
+
+    def of_buffer(self, buffer: Tensor) -> BatchLayout:
+        """The same for the width that a buffer's length tells."""
+        per_token = self.of_width(1).num_bytes - self.of_width(0).num_bytes
+        return self.of_width((buffer.numel() - self.of_width(0).num_bytes) // per_token)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -80,7 +101,7 @@ class BatchLayout:
         return sum(prod(self.shape(name)) * _DTYPES[name].itemsize for name in self.names)
 
     def pack(self, rows: Sequence[Row]) -> Tensor:
-        """Rows as one uint8 buffer [num_bytes] on the CPU."""
+        """Rows as one uint8 buffer [num_bytes] on the CPU, shorter ones with dead padding behind them."""
         if len(rows) != self.micro_batch_size:
             raise ValueError(
                 f"{len(rows)} rows do not make a micro-batch of {self.micro_batch_size}."
@@ -89,12 +110,26 @@ class BatchLayout:
         for name, part in self.unpack(buffer).items():
             view = part.numpy()
             for index, row in enumerate(rows):
-                view[index] = getattr(row, name)
+                self._fill(name, view, index, getattr(row, name))
         return buffer
 
     def pack_flags(self, flags: Sequence[np.ndarray]) -> Tensor:
-        """The buffer of a middle stage: flags [S] of each row."""
-        return torch.from_numpy(np.stack(flags)).view(-1)
+        """The buffer of a middle stage: flags of each row."""
+        view = np.empty((len(flags), self.sequence_length), dtype=np.uint8)
+        for index, row in enumerate(flags):
+            self._fill("flags", view, index, row)
+        return torch.from_numpy(view).view(-1)
+
+    def _fill(self, name: str, view: np.ndarray, index: int, values: Any) -> None:
+        """Row ``index`` of ``view``: the row's values, then those of dead padding."""
+        if name not in _PER_TOKEN or len(values) == self.sequence_length:
+            view[index] = values
+            return
+        length = len(values)
+        view[index, :length] = values
+        view[index, length:] = {"tokens": self.pad_id, "flags": DEAD}.get(name, 0)
+        if name == "flags":
+            view[index, length] |= SEGMENT_START
 
     def unpack(self, buffer: Tensor) -> dict[str, Tensor]:
         """Views into ``buffer``, by name, in their types on the wire."""

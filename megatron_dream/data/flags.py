@@ -111,3 +111,32 @@ def add_find_duplicates_flags(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=int, default=1, metavar="N", help="processes (of each rank)")
     add("--mpi", action="store_true", help="share the work out over MPI ranks")
     add("--shard-mb", type=float, default=64, metavar="MB", help="input taken at a time (64)")
+
+
+def add_prepare_sft_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of ``prepare-sft``; those not given are left to ``prepare_sft``'s own defaults."""
+    parser.argument_default = argparse.SUPPRESS
+    add = parser.add_argument
+    add("--input", nargs="+", required=True, metavar="PATH", help="files, folders, globs, URLs")
+    add("--output-prefix", type=Path, required=True, metavar="P")
+    add("--tokenizer", type=Path, required=True, metavar="FOLDER_OR_MODEL")
+    add("--prompt-key", metavar="NAME", help="field of the prompt, text or messages (prompt)")
+    add("--response-key", metavar="NAME", help="field of the response (response)")
+    add("--messages-key", metavar="NAME", help="instead: field of a whole conversation")
+    add("--turns", choices=("last", "each"), help="of a conversation: which are learnt (last)")
+    add("--template", choices=("chat", "none"), help="how prompts are rendered (chat)")
+    add("--system", metavar="TEXT", help="the system's text where a prompt has none")
+    add("--max-length", type=int, metavar="N", help="tokens of a sample; longer: dropped (4000)")
+    add("--valid-share", type=float, metavar="SHARE", help="of the prompts, for P_valid (0)")
+    add(
+        "--evaluation-set",
+        nargs="+",
+        metavar="NAME=FILE",
+        help="what samples may share nothing with",
+    )
+    add("--filters", type=Path, metavar="F.yaml", help="options of repetition, decontamination")
+    add("--skip-rule", nargs="+", metavar="NAME", help="rules left out (docs/sft.md)")
+    add("--suffixes", nargs="+", metavar="SUFFIX", help="which files of a folder count")
+    add("--workers", type=int, metavar="N", help="processes (1)")
+    add("--max-rejects", type=float, metavar="SHARE", help="broken records allowed (0.01)")
+    add("--overwrite", action="store_true", help="replace what another run wrote")

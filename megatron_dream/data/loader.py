@@ -13,6 +13,10 @@ consumed by finished updates; starting there replays nothing.
 **Who reads.** Tensor-parallel rank 0 of each pipeline stage and model chunk; the others get its
 buffer (batch.py). Worker processes pack whole micro-batches, so that what crosses is one small
 tensor.
+
+**How wide.** Where rows differ in length (``Stream.has_one_width`` is False) a micro-batch is as wide
+as its longest row, rounded up to what the layout can cut. Every rank knows it from the stream; nobody
+waits for a message that tells it.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..errors import UserError
 from .batch import BatchLayout, broadcast, to_batch
 from .signals import ignore_run_signals, signals_held
-from .stream import NoisedStream
+from .stream import Stream
 
 SkipRanges = Sequence[tuple[int, int]]
 LoaderName = Literal["torch", "dali"]
@@ -86,12 +90,13 @@ class PackedMicroBatches(Dataset):
 
     def __init__(
         self,
-        stream: NoisedStream,
+        stream: Stream,
         layout: BatchLayout,
         skip: SkipRanges,
         **place: int,
     ) -> None:
         self.stream, self.layout, self.skip = stream, layout, list(skip)
+        self.width_unit = place.get("width_unit", 1)
         self.consumed, self.num_microbatches = place["consumed"], place["num_microbatches"]
         self.dp_rank, self.dp_size = place["dp_rank"], place["dp_size"]
 
@@ -107,12 +112,33 @@ class PackedMicroBatches(Dataset):
             micro_batch_size=size,
         )
 
+    def ordinals(self, number: int) -> list[int]:
+        """Ordinals of micro-batch ``number``."""
+        return [ordinal_of(sample, self.skip) for sample in self.samples(number)]
+
+    def layout_of(self, number: int) -> BatchLayout:
+        """Layout of micro-batch ``number``, as wide as it is."""
+        if self.stream.has_one_width:
+            return self.layout
+        return self._layout(max(self.stream.row_length(n) for n in self.ordinals(number)))
+
+    def _layout(self, longest: int) -> BatchLayout:
+        unit = self.width_unit
+        return self.layout.of_width(min(-(-longest // unit) * unit, self.layout.sequence_length))
+
     def __getitem__(self, number: int) -> Tensor | UserError:
-        ordinals = [ordinal_of(sample, self.skip) for sample in self.samples(number)]
+        ordinals = self.ordinals(number)
+        one_width = self.stream.has_one_width
         try:
             if not self.layout.needs_noise:
-                return self.layout.pack_flags([self.stream.flags(n) for n in ordinals])
-            return self.layout.pack([self.stream[n] for n in ordinals])
+                flags = [self.stream.flags(n) for n in ordinals]
+                layout = self.layout if one_width else self._layout(max(map(len, flags)))
+                return layout.pack_flags(flags)
+            rows = [self.stream[n] for n in ordinals]
+            layout = (
+                self.layout if one_width else self._layout(max(row.tokens.size for row in rows))
+            )
+            return layout.pack(rows)
         except UserError as error:
             return error
 
@@ -170,6 +196,7 @@ class MicroBatchIterator:
             batches are given.
         skip_ranges: ranges [start, stop) of ordinals that are left out.
         loader: ``"torch"`` or ``"dali"`` (dali_feed.py); the batches are the same.
+        width_unit: what a micro-batch's width must be a multiple of, where rows differ in length.
 
     Raises:
         MissingDependencyError: DALI is asked for and not installed.
@@ -177,7 +204,7 @@ class MicroBatchIterator:
 
     def __init__(
         self,
-        stream: NoisedStream,
+        stream: Stream,
         *,
         consumed: int = 0,
         micro_batch_size: int = 1,
@@ -196,13 +223,18 @@ class MicroBatchIterator:
         stop_ordinal: int | None = None,
         skip_ranges: SkipRanges = (),
         loader: LoaderName = "torch",
+        width_unit: int = 1,
     ) -> None:
         if loader == "dali":  # absent, it is missed on ranks that do not read too
             from .dali_feed import import_dali
 
             import_dali()
         self.layout = BatchLayout(
-            micro_batch_size, stream.sequence_length, is_first_stage, is_last_stage
+            micro_batch_size,
+            stream.sequence_length,
+            is_first_stage,
+            is_last_stage,
+            stream.pad_id,
         )
         self.device = torch.device(device)
         self.is_reader = tp_rank == 0
@@ -215,13 +247,13 @@ class MicroBatchIterator:
             num_microbatches * dp_size * micro_batch_size
         )
         self.num_left = max(0, steps) * num_microbatches
+        self._number = 0  # of the next micro-batch
+        place = {"consumed": consumed, "num_microbatches": num_microbatches}
+        place |= {"dp_rank": dp_rank, "dp_size": dp_size, "width_unit": width_unit}
+        self._dataset = PackedMicroBatches(stream, self.layout, skip, **place)
         self._buffers: Iterator[Any] | None = None
         if self.is_reader and self.num_left:
-            place = {"consumed": consumed, "num_microbatches": num_microbatches}
-            dataset = PackedMicroBatches(
-                stream, self.layout, skip, dp_rank=dp_rank, dp_size=dp_size, **place
-            )
-            self._buffers = _read(dataset, self.num_left, num_workers, self.device, loader)
+            self._buffers = _read(self._dataset, self.num_left, num_workers, self.device, loader)
         self._at_exit = partial(_close_at_exit, weakref.ref(self))
         atexit.register(self._at_exit)
 
@@ -239,9 +271,16 @@ class MicroBatchIterator:
             if isinstance(buffer, UserError):
                 self.close()
                 raise buffer
+        # What the reader packed tells its width; the others ask the stream.
+        layout = (
+            self._dataset.layout_of(self._number)
+            if buffer is None
+            else self.layout.of_buffer(buffer)
+        )
+        self._number += 1
         buffer = broadcast(
             buffer,
-            self.layout,
+            layout,
             group=self._tp_group,
             source=self._tp_source_rank,
             is_reader=self.is_reader,
@@ -249,7 +288,7 @@ class MicroBatchIterator:
         )
         return to_batch(
             buffer,
-            self.layout,
+            layout,
             cp_rank=self._cp_rank,
             cp_size=self._cp_size,
             has_whole_rows=self._has_whole_rows,

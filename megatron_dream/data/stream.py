@@ -15,20 +15,27 @@ from numpy.typing import NDArray
 
 from ..config.schema import DataConfig, DiffusionConfig
 from ..diffusion.noise import NoiseStream, stage_word
-from ..diffusion.rows import Objective, complement_time, noise_row, row_flags, segment_starts
+from ..diffusion.rows import (
+    EndRun,
+    Objective,
+    complement_time,
+    noise_row,
+    row_flags,
+    segment_starts,
+)
 from ..errors import ConfigError
 from .pretrain import TokenIds
 
 
 @dataclass(frozen=True)
 class Row:
-    """One sample on its way to a micro-batch; arrays are [S].
+    """One sample on its way to a micro-batch; arrays are [S], S the row's own length.
 
     Attributes:
         tokens: int32, model input.
         labels: int32, the token to predict at each position, 0 where there is none.
         loss_weight: float32, of that label.
-        flags: uint8, SEGMENT_START 1, PREDICTED 2, DEAD 4 (diffusion/rows.py).
+        flags: uint8, SEGMENT_START 1, PREDICTED 2, DEAD 4, UNATTENDED 8 (diffusion/rows.py).
         t: time of the sample; 1 under ``ar``.
         source: index in the blend.
         ordinal: in the stage's stream.
@@ -51,6 +58,42 @@ class CleanRows(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, n: int) -> tuple[NDArray[np.int32], int]: ...
+
+
+class Stream(Protocol):
+    """Rows by ordinal as the loader takes them: pure functions of the ordinal, picklable."""
+
+    @property
+    def sequence_length(self) -> int:
+        """No row is longer."""
+        ...
+
+    @property
+    def pad_id(self) -> int:
+        """What dead padding is filled with."""
+        ...
+
+    @property
+    def has_whole_rows(self) -> bool:
+        """Whether every row is one segment of ``sequence_length`` tokens: flags need no reading."""
+        ...
+
+    @property
+    def has_one_width(self) -> bool:
+        """Whether every micro-batch is ``sequence_length`` wide; else it is as wide as its longest row."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, ordinal: int) -> Row: ...
+
+    def flags(self, ordinal: int) -> NDArray[np.uint8]:
+        """SEGMENT_START, DEAD and UNATTENDED of a row: all that middle pipeline stages need."""
+        ...
+
+    def row_length(self, ordinal: int) -> int:
+        """Tokens of a row."""
+        ...
 
 
 def stream_seed(seed: int, number: int) -> int:
@@ -90,6 +133,8 @@ def make_row(
     mask_id: int,
     source: int = 0,
     is_maskable: NDArray[np.bool_] | None = None,
+    is_attended: NDArray[np.bool_] | None = None,
+    end: EndRun | None = None,
 ) -> Row:
     """Noise one clean row; what every stage calls.
 
@@ -103,6 +148,8 @@ def make_row(
         mask_id: M.
         source: index in the blend.
         is_maskable: False where a token may not be masked; None: no such token.
+        is_attended: False where no other token attends; None: no such token.
+        end: the run of PAD that ends an answer.
     """
     sample, complement = ordinal, False
     if diffusion.complementary:
@@ -120,6 +167,8 @@ def make_row(
         mask_token_id=mask_id,
         num_dead=num_dead,
         is_maskable_S=is_maskable,
+        is_attended_S=is_attended,
+        end=end,
         complement=complement,
     )
     return Row(
@@ -163,6 +212,8 @@ class NoisedStream:
         self.rows, self.ids, self.data, self.diffusion = rows, ids, data, diffusion
         self.noise = NoiseStream(data.seed, stage, split)
         self.ordinals_per_sample = 2 if diffusion.complementary else 1
+        self.pad_id = ids.eod_id
+        self.has_one_width = True
 
     @property
     def sequence_length(self) -> int:
@@ -189,6 +240,10 @@ class NoisedStream:
             mask_id=self.ids.mask_id,
             source=source,
         )
+
+    def row_length(self, ordinal: int) -> int:
+        """Tokens of a row, dead padding included."""
+        return self.sequence_length
 
     def flags(self, ordinal: int) -> NDArray[np.uint8]:
         """SEGMENT_START and DEAD of a row, uint8 [S]: all that middle pipeline stages need."""

@@ -12,11 +12,13 @@ Layout (pinned by tests/unit/diffusion/golden_noise.json):
   value yields four words; position i takes word ``i % 4``. Blocks begin at 1 because NumPy's
   generator counts up before it draws: ``numpy.random.Philox(key, counter=(0, n, purpose, 0))``
   yields positions 0, 1, 2, ... in order.
-* purpose: ``POSITIONS`` one word a token of sample n; ``SAMPLE`` words of sample n as a whole (0:
-  its time, 1 and 2: its random length, 3 and 4: EOS tokens behind an infilled middle, and whether its
-  corruption fades); ``PERMUTATION`` 64 words of run n, whose stable argsort is perm_n; ``EPOCH_ORDER``
-  round keys for the order of rows in later epochs (data/order.py); ``CLOSING_UP`` one word for each
-  position of an infilled middle.
+* purpose: ``POSITIONS`` one word a token of sample n; ``SAMPLE`` words of sample n as a whole (0: its
+  time, 1 and 2: its random length, 3 and 4: EOS tokens behind an infilled middle, and whether its
+  corruption fades, 5 to 7: which part of a text is that middle); ``PERMUTATION`` 64 words of run n,
+  whose stable argsort is perm_n; ``EPOCH_ORDER`` round keys for the order of rows in later epochs
+  (data/order.py); ``CLOSING_UP`` one word for each position of an infilled middle; ``TRUNCATION`` one
+  word of truncation group n, the sample that it is cut to; ``LENGTH_ORDER`` one word for each run of
+  samples of like length in window n.
 * a word becomes a float64 in [0, 1) by ``(word >> 11) * 2**-53``.
 """
 
@@ -32,6 +34,7 @@ from numpy.typing import NDArray
 from .infilling import MAX_APPENDED, InfillingDraws
 
 POSITIONS, SAMPLE, PERMUTATION, EPOCH_ORDER, CLOSING_UP = 0, 1, 2, 3, 4
+TRUNCATION, LENGTH_ORDER = 5, 6
 RUN_LENGTH = 64  # consecutive ordinals whose times are stratified together
 
 Words = NDArray[np.uint64]
@@ -115,7 +118,14 @@ class NoiseStream:
         return t_min + (1.0 - t_min) * u
 
     def infilling(
-        self, n: int, length: int, room: int, *, t_min: float = 1e-3, low_discrepancy: bool = True
+        self,
+        n: int,
+        length: int,
+        room: int,
+        *,
+        max_appended: int = MAX_APPENDED,
+        t_min: float = 1e-3,
+        low_discrepancy: bool = True,
     ) -> InfillingDraws:
         """Draws for the corruption of sample ``n``'s middle of ``length`` tokens.
 
@@ -123,11 +133,12 @@ class NoiseStream:
             n: ordinal.
             length: of the middle.
             room: tokens that may be added to the row.
+            max_appended: EOS tokens behind the middle at most.
             t_min: smallest time.
             low_discrepancy: as in ``time``.
         """
         appended, fades = unit_floats(philox_words(self.key, n, SAMPLE, 5))[3:]
-        count = int(appended * (min(MAX_APPENDED, room) + 1))
+        count = int(appended * (min(max_appended, room) + 1))
         return InfillingDraws(
             t=self.time(n, t_min=t_min, low_discrepancy=low_discrepancy),
             u_M=self.positions(n, length),
@@ -135,6 +146,11 @@ class NoiseStream:
             num_appended=count,
             fades=bool(fades < 0.5),
         )
+
+    def splitting(self, n: int) -> tuple[float, float, float]:
+        """Three numbers in [0, 1) that choose sample ``n``'s middle: what kind it is, and its two ends."""
+        kind, first, second = unit_floats(philox_words(self.key, n, SAMPLE, 8))[5:].tolist()
+        return kind, first, second
 
     def row_length(self, n: int, length: int, share: float) -> int:
         """Tokens to keep of sample ``n``: with probability ``share`` uniform in 1..length."""

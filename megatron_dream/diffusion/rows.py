@@ -20,6 +20,7 @@ from .weights import masked_weights, weight_normalizer
 SEGMENT_START = 1  # position starts a segment; a row and its dead padding always start one
 PREDICTED = 2  # the next token carries loss here
 DEAD = 4  # dead padding: attended by no real token, no loss
+UNATTENDED = 8  # attends like the others of its segment, and is seen by itself alone
 
 Bools = NDArray[np.bool_]
 T = TypeVar("T", bound=np.generic)
@@ -60,6 +61,42 @@ class Objective:
         constant = weight_normalizer(weight, denominator)  # also refuses unknown names
         normalizer = constant if normalize_weight and name == "diffusion" else 1.0
         return cls(name, weight, cart_p, normalizer, t_min)
+
+
+@dataclass(frozen=True)
+class EndRun:
+    """The PAD tokens that end an answer, its EOS among them (SPEC 1).
+
+    Attributes:
+        start: position of the first.
+        stop: one past the last.
+        as_one: masked whole or kept whole, by the draw of the first.
+        loss: which of the masked ones pay: ``all``; ``first``, that is the one at ``start``; ``mean``:
+            all, with the weight of one token between them. What is changed is the weight alone: the loss
+            is divided by the masked tokens as ever (SPEC 3).
+    """
+
+    start: int
+    stop: int
+    as_one: bool = False
+    loss: str = "all"
+
+    def draws(self, u_S: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The draws with one for the whole run, where it is masked as one."""
+        if not self.as_one or self.stop - self.start < 2:
+            return u_S
+        u_S = u_S.copy()
+        u_S[self.start : self.stop] = u_S[self.start]
+        return u_S
+
+    def weigh(self, weight_S: NDArray[np.float32], is_asked_S: Bools) -> NDArray[np.float32]:
+        """The weights with those of the run as ``loss`` says, in place."""
+        run = weight_S[self.start : self.stop]
+        if self.loss == "first":
+            run[1:] = 0.0
+        elif self.loss == "mean":
+            run /= max(1, int(np.count_nonzero(is_asked_S[self.start : self.stop])))
+        return weight_S
 
 
 @dataclass(frozen=True)
@@ -131,6 +168,8 @@ def noise_row(
     mask_token_id: int = 0,
     num_dead: int = 0,
     is_maskable_S: Bools | None = None,
+    is_attended_S: Bools | None = None,
+    end: EndRun | None = None,
     complement: bool = False,
 ) -> NoisedRow:
     """One row: mask, weigh, shift, flag.
@@ -147,6 +186,9 @@ def noise_row(
         mask_token_id: M.
         num_dead: dead tokens at the end of the row.
         is_maskable_S: False where a token may not be masked (a prompt); None: everywhere True.
+        is_attended_S: False where no other token attends (filling behind an answer), which is no context
+            for CART then; None: everywhere True.
+        end: the run of PAD that ends an answer.
         complement: use the complement mask among the maskable tokens, at time 1 - t.
 
     Raises:
@@ -165,8 +207,12 @@ def noise_row(
     else:
         if u_S is None:
             raise ValueError("Diffusion needs u_S, one uniform number a position.")
+        u_S = u_S if end is None else end.draws(u_S)
         is_asked = draw_mask(maskable, u_S, t, complement)
-        weight = _weights(objective, is_asked, is_real, is_start, t, complement)
+        is_context = is_real if is_attended_S is None else is_real & is_attended_S
+        weight = _weights(objective, is_asked, is_context, is_start, t, complement)
+    if end is not None:
+        weight = end.weigh(weight, is_asked)
     labels = shift_left(tokens, is_start)
     if num_dead:
         labels[length - num_dead :] = 0
@@ -176,18 +222,23 @@ def noise_row(
         tokens=tokens,
         labels=labels,
         loss_weight=shift_left(weight, is_start),
-        flags=row_flags(is_start, num_dead, shift_left(is_asked, is_start)),
+        flags=row_flags(is_start, num_dead, shift_left(is_asked, is_start), is_attended_S),
         num_maskable=int(np.count_nonzero(maskable)),
     )
 
 
 def row_flags(
-    is_start_S: Bools, num_dead: int, is_predicted_S: Bools | None = None
+    is_start_S: Bools,
+    num_dead: int,
+    is_predicted_S: Bools | None = None,
+    is_attended_S: Bools | None = None,
 ) -> NDArray[np.uint8]:
     """Flags of a row, uint8 [S]; without ``is_predicted_S`` what middle pipeline stages need."""
     flags = is_start_S.astype(np.uint8)  # SEGMENT_START is 1
     if is_predicted_S is not None:
         flags |= is_predicted_S.astype(np.uint8) << 1  # PREDICTED is 2
+    if is_attended_S is not None:
+        flags |= (~is_attended_S).astype(np.uint8) << 3  # UNATTENDED is 8
     if num_dead:
         flags[flags.size - num_dead :] |= DEAD
     return flags
@@ -196,7 +247,7 @@ def row_flags(
 def _weights(
     objective: Objective,
     is_masked: Bools,
-    is_real: Bools,
+    is_context: Bools,
     is_start: Bools,
     t: float,
     complement: bool,
@@ -205,7 +256,7 @@ def _weights(
         objective.weight,
         is_masked,
         t=complement_time(t) if complement else t,
-        is_attended_S=is_real,
+        is_attended_S=is_context,
         is_start_S=is_start,
         cart_p=objective.cart_p,
         t_min=objective.t_min,

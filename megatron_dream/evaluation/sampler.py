@@ -17,16 +17,21 @@ from ..tokenizer.load import load_tokenizer
 
 @dataclass
 class Sampler:
-    """A model that can be asked for logits, its tokenizer and what it may hold."""
+    """A model that can be asked for logits, its tokenizer and what it may hold.
+
+    A checkpoint's tokenizer may be its base model's, and what lies beside that renders chats otherwise
+    than the sft stage did; an exported folder has a template of its own.
+    """
 
     model: Any
     tokenizer: Tokenizer
     max_position: int
+    is_checkpoint: bool = False
 
     @cached_property
     def chat_template(self) -> ChatTemplate:
-        """The tokenizer's own, read when first asked for."""
-        return ChatTemplate.of(self.tokenizer)
+        """What chats are rendered with, read when first asked for."""
+        return ChatTemplate.dream() if self.is_checkpoint else ChatTemplate.of(self.tokenizer)
 
 
 def load_model(model: Path | str) -> Sampler:
@@ -45,7 +50,8 @@ def load_model(model: Path | str) -> Sampler:
     loaded = load_for_sampling(folder)
     if loaded.tokenizer is None:
         raise ModelFolderError(f"{folder}: its tokenizer is gone; export it with --tokenizer first")
-    return Sampler(loaded, loaded.tokenizer, loaded.metadata.model["max_position_embeddings"])
+    limit = loaded.metadata.model["max_position_embeddings"]
+    return Sampler(loaded, loaded.tokenizer, limit, is_checkpoint=True)
 
 
 def _load_export(folder: Path) -> Sampler:

@@ -36,7 +36,12 @@ def _leave_as_it_is(weight: torch.Tensor) -> torch.Tensor:
 
 
 def transformer_config(
-    model: ModelConfig, parallel: ParallelConfig, training: TrainingConfig, *, spec: str = "local"
+    model: ModelConfig,
+    parallel: ParallelConfig,
+    training: TrainingConfig,
+    *,
+    spec: str = "local",
+    variable_lengths: bool = False,
 ) -> Any:
     """megatron-core's TransformerConfig, with everything Megatron-LM would set silently.
 
@@ -45,6 +50,7 @@ def transformer_config(
         parallel: the layout.
         training: precision and recomputation.
         spec: ``"local"`` or ``"transformer_engine"``.
+        variable_lengths: micro-batches differ in width, and pipeline stages tell one another theirs.
     """
     from megatron.core.transformer.transformer_config import TransformerConfig
 
@@ -92,6 +98,9 @@ def transformer_config(
         apply_rope_fusion=spec == "transformer_engine",
         gradient_accumulation_fusion=False,
         deterministic_mode=training.deterministic,
+        variable_seq_lengths=variable_lengths,
+        # Asked for by variable lengths, without any experts to dispatch to.
+        moe_token_dispatcher_type="alltoall",
         **_recompute_fields(training),
     )
 
@@ -128,6 +137,7 @@ def build_model(
     *,
     objective: Objective = "diffusion",
     draws_weights: bool = True,
+    variable_lengths: bool = False,
 ) -> list[Any]:
     """The model chunks of this process on its device; several under interleaved pipelining.
 
@@ -138,9 +148,12 @@ def build_model(
         ranks: this process's place.
         objective: ``diffusion`` attends in both directions, ``ar`` only to the left.
         draws_weights: False leaves them undefined, for a caller who fills them all.
+        variable_lengths: micro-batches differ in width.
     """
     spec = resolve_layer_spec(model)
-    config = transformer_config(model, parallel, training, spec=spec)
+    config = transformer_config(
+        model, parallel, training, spec=spec, variable_lengths=variable_lengths
+    )
     chunks = []
     for vp_stage in range(ranks.vp_size):
         chunk = _build_chunk(config, model, objective, ranks, spec, vp_stage)

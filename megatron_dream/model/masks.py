@@ -12,11 +12,13 @@ from torch import Tensor
 
 from ..errors import LayoutError
 
-SEGMENT_START = 1  # bit of data/batch.py's flags
+SEGMENT_START, UNATTENDED = 1, 8  # bits of data/batch.py's flags
 
 
 def zigzag_positions(sequence_length: int, cp_rank: int, cp_size: int) -> Tensor:
     """Positions that context-parallel rank ``cp_rank`` holds: chunks r and 2 CP - 1 - r of 2 CP."""
+    if cp_size == 1:  # of any length, odd ones too
+        return torch.arange(sequence_length)
     chunks = torch.arange(sequence_length).view(2 * cp_size, -1)
     return torch.cat([chunks[cp_rank], chunks[2 * cp_size - 1 - cp_rank]])
 
@@ -34,8 +36,9 @@ def attention_mask(
         cp_size: size of that group. Keys stand in the order of an all-gather over it.
     """
     starts_BS = (flags_BS & SEGMENT_START).bool()
+    unseen_BS = (flags_BS & UNATTENDED).bool()
     length = flags_BS.shape[1]
-    one_segment = bool((starts_BS.sum(dim=1) == 1).all())
+    one_segment = bool((starts_BS.sum(dim=1) == 1).all() & ~unseen_BS.any())
     causal_alone = right_context == 0 and cp_size == 1
     if one_segment and (right_context is None or causal_alone):
         return None  # the attention's own mask type says full or causal
@@ -44,6 +47,8 @@ def attention_mask(
     queries, keys = queries.to(flags_BS.device), keys.to(flags_BS.device)
     segment_BS = starts_BS.int().cumsum(dim=1)
     mask_BQK = segment_BS[:, queries].unsqueeze(2) == segment_BS[:, keys].unsqueeze(1)
+    # Whoever else looks, a query sees itself: no row of the softmax is empty.
+    mask_BQK &= ~unseen_BS[:, keys].unsqueeze(1) | (queries[:, None] == keys[None, :])
     if right_context is not None:
         mask_BQK &= keys[None, :] <= queries[:, None] + right_context
     return mask_BQK.unsqueeze(1)

@@ -55,7 +55,8 @@ class Service:
 def make_service(sampler: Sampler, name: str, limits: Limits) -> Service:
     """A service with its engine, which still has to be started."""
     metrics = Metrics()
-    reader = Reader(Prompts(sampler.tokenizer), sampler.max_position, name, limits)
+    prompts = Prompts(sampler.tokenizer, sampler.chat_template)
+    reader = Reader(prompts, sampler.max_position, name, limits)
     return Service(Engine(sampler, limits, metrics), reader, name, limits, metrics)
 
 

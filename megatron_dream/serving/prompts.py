@@ -12,11 +12,16 @@ from ..tokenizer.chat import ChatTemplate, Message
 
 
 class Prompts:
-    """The tokenizer's side of requests; may be asked by several threads."""
+    """The tokenizer's side of requests; may be asked by several threads.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    Args:
+        tokenizer: the model's.
+        template: renders chats; None: the one that lies beside the tokenizer.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None = None) -> None:
         self._tokenizer = tokenizer
-        self._template = ChatTemplate.of(tokenizer)
+        self._template = template or ChatTemplate.of(tokenizer)
         self._lock = threading.Lock()  # tokenizers remember what they have checked
 
     def text(self, text: str) -> list[int]:

@@ -71,7 +71,12 @@ class ChatTemplate:
         """The one that lies beside the tokenizer, or Dream's where there is none."""
         folder = Path(tokenizer.path).parent
         source = _read_template(folder)
-        return cls(source, str(folder)) if source else cls(CHAT_TEMPLATE, "Dream's chat template")
+        return cls(source, str(folder)) if source else cls.dream()
+
+    @classmethod
+    def dream(cls) -> ChatTemplate:
+        """Dream's, which the sft stage renders prompts with and every exported folder carries."""
+        return cls(CHAT_TEMPLATE, "Dream's chat template")
 
     def encode(
         self,
@@ -137,6 +142,8 @@ class _Aside:
         return ids
 
     def _restore(self, text: str) -> str:
+        if not self._literals:  # nearly always
+            return text
         name = rf"\[{self._nonce}:(\d+)\]"
         return re.sub(name, lambda match: self._literals[int(match[1])], text)
 

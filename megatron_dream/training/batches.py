@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from .. import device
 from ..config.layout import Layout
 from ..data.loader import LoaderName, MicroBatchIterator
+from ..data.stream import Stream
 from ..parallel import Ranks
 
 
 def micro_batch_iterators(
-    stream: Any,
+    stream: Stream,
     ranks: Ranks,
     layout: Layout,
     consumed: int,
@@ -54,6 +54,7 @@ def micro_batch_iterators(
             num_workers=workers,
             skip_ranges=skip,
             loader=loader,
+            width_unit=layout.width_unit,
         )
         for chunk in range(layout.vp)
     ]

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..checkpoint.metadata import CheckpointMetadata
 from ..config.layout import Layout
-from ..config.schema import RunConfig
+from ..config.schema import RunConfig, SftConfig
 from ..errors import CheckpointError
 from ..tokenizer.base import Tokenizer, check_vocab
 
@@ -20,7 +20,7 @@ def resolve_vocabulary(config: RunConfig, tokenizer: Tokenizer) -> None:
 
 
 def run_metadata(
-    config: RunConfig, tokenizer: Tokenizer, layout: Layout, index_hash: str
+    config: RunConfig, tokenizer: Tokenizer, layout: Layout, index_hash: str, stage: str
 ) -> CheckpointMetadata:
     """The part of a checkpoint's metadata that stays the same over a run."""
     return CheckpointMetadata(
@@ -34,9 +34,11 @@ def run_metadata(
         },
         num_tokens=tokenizer.vocab_size,
         objective=config.diffusion.objective,
+        stage=stage,
         index_hash=index_hash,
         new_stream=config.data.new_stream,
         diffusion=dataclasses.asdict(config.diffusion),
+        sft=sft_identity(config.sft) if stage == "sft" else {},
         optimizer=config.optimizer.optimizer,
         use_distributed_optimizer=config.parallel.use_distributed_optimizer,
         layout={
@@ -69,9 +71,14 @@ def _model_differences(saved: dict[str, Any], here: dict[str, Any]) -> list[str]
     ]
 
 
-def _diffusion_differences(saved: dict[str, Any], here: dict[str, Any]) -> list[str]:
+def sft_identity(sft: SftConfig) -> dict[str, Any]:
+    """The fields that decide what a row is; its width is layout."""
+    return {name: value for name, value in dataclasses.asdict(sft).items() if name != "width"}
+
+
+def _section_differences(section: str, saved: dict[str, Any], here: dict[str, Any]) -> list[str]:
     return [
-        f"diffusion.{name} is {saved[name]} there and {value} here"
+        f"{section}.{name} is {saved[name]} there and {value} here"
         for name, value in here.items()
         if name in saved and saved[name] != value
     ]
@@ -101,13 +108,14 @@ def check_resume(saved: CheckpointMetadata, here: CheckpointMetadata, folder: st
     Raises:
         CheckpointError: names both values.
     """
-    names = ["shift", "mask_token_id", "tokenizer_fingerprint", "objective"]
+    names = ["shift", "mask_token_id", "tokenizer_fingerprint", "objective", "stage"]
     names += ["optimizer", "use_distributed_optimizer"]
     names += ["new_stream" if here.new_stream < saved.new_stream else "index_hash"]
     if here.new_stream > saved.new_stream:
         names.remove("index_hash")  # other data, or the same in another order: what it is for
     found = _model_differences(saved.model, here.model) or _differences(saved, here, names)
-    found = found or _diffusion_differences(saved.diffusion, here.diffusion)
+    found = found or _section_differences("diffusion", saved.diffusion, here.diffusion)
+    found = found or _section_differences("sft", saved.sft, here.sft)
     if found:
         raise CheckpointError(
             f"{folder} cannot be resumed: {found[0]}; restore the value, or start a new run folder "

@@ -17,7 +17,7 @@ from ..checkpoint.metadata import CheckpointMetadata
 from ..checkpoint.save import CheckpointWriter, step_folder
 from ..config.layout import Layout
 from ..config.schema import RunConfig
-from ..data.stream import NoisedStream
+from ..data.stream import Stream
 from ..errors import DataError
 from ..parallel import Ranks
 from .batches import micro_batch_iterators
@@ -42,8 +42,8 @@ class TrainingLoop:
     model: list[Any]
     optimizer: Any
     scheduler: Any
-    train_stream: NoisedStream
-    valid_stream: NoisedStream | None
+    train_stream: Stream
+    valid_stream: Stream | None
     metadata: CheckpointMetadata
     writer: CheckpointWriter | None  # None: a dry run
     log: RunLog
@@ -56,9 +56,7 @@ class TrainingLoop:
         self._saved_step = self.step if self.step else -1
         self._train_runner = self._runner(self.config.data.train)
         self._valid_runner = self._runner(self.config.data.valid) if self.valid_stream else None
-        self._flops = flops_per_token(
-            self.config.model, self.config.diffusion, self.config.data.sequence_length
-        )
+        self._tokens = int(self.metadata.trained.get("tokens") or 0)
         peak = peak_flops(self.config.training.precision) if self.ranks.reports else None
         self._peak = peak * self.ranks.world_size if peak else None
         self._started = time.monotonic()
@@ -121,6 +119,7 @@ class TrainingLoop:
         grad_norm = self._update(report)
         self.step += 1
         self.consumed += self.layout.global_batch_size
+        self._tokens += report.real_tokens
         self._metrics["training"] = metrics_of(self.step, report)
         device.synchronize()
         self._report(report, grad_norm, time.monotonic() - started)
@@ -148,10 +147,12 @@ class TrainingLoop:
     def _report(self, report: StepReport, grad_norm: float, seconds: float) -> None:
         if not self.ranks.reports:
             return
-        tokens = self.layout.global_batch_size * self.config.data.sequence_length
+        positions = report.positions
         done = self.step - self._first_step
         per_step = (time.monotonic() - self._started) / max(done, 1)
-        achieved = tokens * self._flops / seconds
+        width = positions // report.rows
+        flops = flops_per_token(self.config.model, self.config.diffusion, width)
+        achieved = positions * flops / seconds
         # JSON has no NaN; a bad step's norm is recorded as null.
         norm = grad_norm if math.isfinite(grad_norm) else None
         self.log.step(
@@ -162,7 +163,7 @@ class TrainingLoop:
                 "gradient_is_finite": norm is not None,
                 "lr": float(self.optimizer.param_groups[0]["lr"]),
                 "seconds": round(seconds, 4),
-                "tokens_per_second": tokens / seconds,
+                "tokens_per_second": positions / seconds,
                 "useful_tokens_per_second": report.masked_tokens / seconds,
                 "mfu": achieved / self._peak if self._peak else None,
                 "seconds_left": per_step * (self.config.training.train_steps - self.step),
@@ -203,8 +204,7 @@ class TrainingLoop:
             trained={
                 **self.metadata.trained,
                 "recipe": dataclasses.asdict(self.config),
-                "tokens": (self.metadata.earlier_samples + self.consumed)
-                * self.config.data.sequence_length,
+                "tokens": self._tokens,
                 "metrics": dict(self._metrics),
             },
         )

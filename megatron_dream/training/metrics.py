@@ -16,7 +16,7 @@ from ..parallel import Ranks
 NUM_T_BUCKETS = 4
 PER_BUCKET = 3  # masked tokens, sum of CE, correct
 PER_SOURCE = 3  # rows, masked tokens, sum of CE
-HEADER = 7  # loss sum, denominator, masked, maskable, real tokens, rows, sum of CE / t
+HEADER = 8  # loss sum, denominator, masked, maskable, real tokens, rows, sum of CE / t, positions
 
 
 def micro_batch_sums(
@@ -57,6 +57,7 @@ def micro_batch_sums(
     sums[4] = (flags & 4).eq(0).sum() * per_row
     sums[5] = flags.shape[0] * per_row
     sums[6] = (output.cross_entropy / batch["t"].clamp(min=t_min)[row]).sum()
+    sums[7] = flags.numel() * per_row
     buckets = sums[HEADER : HEADER + PER_BUCKET * NUM_T_BUCKETS].view(PER_BUCKET, NUM_T_BUCKETS)
     for index, values in enumerate((ones, output.cross_entropy, output.is_correct)):
         buckets[index].index_add_(0, bucket, values.double())
@@ -98,6 +99,7 @@ class StepReport:
     maskable_tokens: int
     real_tokens: int
     rows: int
+    positions: int  # that the model computed: real tokens and dead padding
     masked_cross_entropy: float
     accuracy: float
     bound_per_token: float  # sum of CE / t over maskable tokens, nats: the evidence bound
@@ -141,6 +143,7 @@ class StepReport:
             maskable_tokens=int(values[3]),
             real_tokens=int(values[4]),
             rows=int(values[5]),
+            positions=int(values[7]),
             masked_cross_entropy=sum(ce_b) / masked,
             accuracy=sum(correct_b) / masked,
             bound_per_token=float(values[6]) / max(float(values[3]), 1.0),

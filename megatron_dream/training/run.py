@@ -1,4 +1,4 @@
-"""``pretrain``: from a configuration to a trained checkpoint. Configure, build, train, close."""
+"""``pretrain`` and ``sft``: from a configuration to a trained checkpoint. Configure, build, train, close."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from ..config.validate import validate
 from ..data.budget import parse_tokens
 from ..data.build import build_streams
 from ..data.loader import merge_ranges, ordinal_of
+from ..data.sft.build import build_sft_streams
+from ..data.stream import Stream
 from ..errors import CheckpointError, ConfigError
 from ..model.build import build_model
 from ..model.initialize import set_rows_to_mean
@@ -35,10 +37,21 @@ from .provenance import origin_of, provenance, resumed
 
 
 def pretrain(config: RunConfig, dry_run: int | None = None) -> int:
+    """Train on rows of text; see ``train``."""
+    return train(config, "pretrain", dry_run)
+
+
+def sft(config: RunConfig, dry_run: int | None = None) -> int:
+    """Train on prompts and answers, or on texts to infill; see ``train``."""
+    return train(config, "sft", dry_run)
+
+
+def train(config: RunConfig, stage: str, dry_run: int | None = None) -> int:
     """Train to ``training.train_steps``, from the run folder's last checkpoint if there is one.
 
     Args:
         config: the run; presets may still be unresolved.
+        stage: what it trains on; part of the noise's key.
         dry_run: stop after this many steps; nothing is written into the run folder.
 
     Returns:
@@ -47,14 +60,14 @@ def pretrain(config: RunConfig, dry_run: int | None = None) -> int:
     Raises:
         UserError: anything that a person can mend, on every process alike.
     """
-    validate(config)
+    validate(config, stage)
     config.model = resolve_model(config.model)
     tokenizer = load_tokenizer(config.tokenizer.path)  # type: ignore[arg-type]
     resolve_vocabulary(config, tokenizer)
     config.model.layer_spec = resolve_layer_spec(config.model)
-    layout = resolve_layout(config, parallel.launched_world_size())
+    layout = resolve_layout(config, parallel.launched_world_size(), stage)
     ranks = parallel.start(config.parallel, seed=config.training.seed)
-    loop = _build(config, tokenizer, layout, ranks, dry_run)
+    loop = _build(config, stage, tokenizer, layout, ranks, dry_run)
     try:
         loop.train(stop_after=dry_run)
     finally:
@@ -96,26 +109,28 @@ def build_index(config: RunConfig, token_budget: str | None = None) -> int:
 
 
 def _build(
-    config: RunConfig, tokenizer: Tokenizer, layout: Layout, ranks: Ranks, dry_run: int | None
+    config: RunConfig,
+    stage: str,
+    tokenizer: Tokenizer,
+    layout: Layout,
+    ranks: Ranks,
+    dry_run: int | None,
 ) -> TrainingLoop:
     folder = Path(config.checkpoint.run_folder)
     checkpoints = folder / "checkpoints"
     saved = _last_checkpoint(checkpoints)
-    train_stream, valid_stream, index_hash = build_streams(
-        config,
-        tokenizer,
-        stage="pretrain",
-        train_samples=_planned_ordinals(config, saved),
-        valid_samples=config.training.eval_samples,
-        barrier=parallel.barrier,
-        is_builder=ranks.rank == 0,
-        is_checker=os.environ.get("LOCAL_RANK", "0") == "0",
-        num_ranks=ranks.world_size,
+    train_stream, valid_stream, index_hash = _streams(
+        config, stage, tokenizer, ranks, _planned_ordinals(config, saved)
     )
-    metadata = run_metadata(config, tokenizer, layout, index_hash)
+    metadata = run_metadata(config, tokenizer, layout, index_hash, stage)
     metadata.trained = provenance(config)
     chunks = build_model(
-        config.model, config.parallel, config.training, ranks, objective=config.diffusion.objective
+        config.model,
+        config.parallel,
+        config.training,
+        ranks,
+        objective=config.diffusion.objective,
+        variable_lengths=not train_stream.has_one_width,
     )
     if config.checkpoint.init_from and saved is None:
         _load_initial(config, chunks, metadata, tokenizer, ranks)
@@ -161,6 +176,22 @@ def _build(
     )
 
 
+def _streams(
+    config: RunConfig, stage: str, tokenizer: Tokenizer, ranks: Ranks, train_samples: int
+) -> tuple[Stream, Stream | None, str]:
+    """Training and validation stream of the stage, and the index hash."""
+    common: dict[str, Any] = {
+        "train_samples": train_samples,
+        "valid_samples": config.training.eval_samples,
+        "barrier": parallel.barrier,
+        "is_builder": ranks.rank == 0,
+        "is_checker": os.environ.get("LOCAL_RANK", "0") == "0",
+    }
+    if stage == "sft":
+        return build_sft_streams(config, tokenizer, stage=stage, **common)
+    return build_streams(config, tokenizer, stage=stage, num_ranks=ranks.world_size, **common)
+
+
 def _last_checkpoint(checkpoints: Path) -> CheckpointMetadata | None:
     if not (checkpoints / LATEST).is_file():
         return None
@@ -199,15 +230,27 @@ def _load_initial(
     tokenizer: Tokenizer,
     ranks: Ranks,
 ) -> None:
-    """Start from other weights; a mask row that was never trained becomes the mean of ordinary rows."""
+    """Start from other weights; rows of tokens that it never saw become the mean of ordinary rows."""
     source = str(config.checkpoint.init_from)
     saved = read_metadata(resolve_checkpoint(source))
     check_initial_weights(saved, here, source, override=config.checkpoint.init_override)
     load_weights(source, chunks, ranks)
     here.trained["initial weights"] = origin_of(saved)
+    new = []
     if saved.objective == "ar" and config.diffusion.objective == "diffusion":
-        first_special = min(tokenizer.added_tokens)
-        set_rows_to_mean(chunks, [tokenizer.mask_id], first_special, ranks)
+        new.append(tokenizer.mask_id)
+    if config.sft.task == "infill" and not _knows_expand(saved):
+        new.append(tokenizer.expand_id)
+    if new:
+        set_rows_to_mean(chunks, new, min(tokenizer.added_tokens), ranks)
+
+
+def _knows_expand(saved: CheckpointMetadata) -> bool:
+    """Whether a checkpoint's ``<|expand|>`` was trained: here, or in an imported DreamOn."""
+    is_imported = saved.stage is None and "imported_from" in saved.trained
+    return saved.sft.get("task") == "infill" or (
+        is_imported and "expand" in saved.special_token_ids
+    )
 
 
 def _resume(

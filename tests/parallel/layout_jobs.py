@@ -13,6 +13,7 @@ from megatron_dream.config.schema import (
     ModelConfig,
     ParallelConfig,
     RunConfig,
+    SftConfig,
 )
 
 SEQUENCE, GLOBAL_BATCH, VOCAB = 32, 8, 101
@@ -27,7 +28,9 @@ class Case:
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
     optimizer: dict[str, Any] = dataclasses.field(default_factory=dict)
-    rows: str = "plain"  # plain | documents | padding | one_token | empty
+    rows: str = "plain"  # plain | documents | padding | one_token | empty | answers
+    sft: dict[str, Any] = dataclasses.field(default_factory=dict)  # of answers
+    global_batch_size: int = GLOBAL_BATCH
     micro_batch_size: int = 1
     steps: int = 0
     fixed_t: float | None = None  # every row's time
@@ -56,7 +59,7 @@ def run_config(case: Case) -> RunConfig:
     config.training.precision = "fp32"
     config.training.train_steps = max(case.steps, 2)
     config.training.micro_batch_size = case.micro_batch_size
-    config.training.global_batch_size = GLOBAL_BATCH
+    config.training.global_batch_size = case.global_batch_size
     config.optimizer.lr = 1e-3
     config.optimizer.lr_warmup_fraction = 0.0
     for section in ("training", "optimizer"):
@@ -76,8 +79,49 @@ def fixed_time(t: float) -> Any:
     return FixedTime(0, "pretrain", "train")
 
 
+class RandomAnswers:
+    """Prompts of 1 to 11 tokens and answers of 1 to 20, by number."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return 1 << 20
+
+    def lengths(self, n: int) -> tuple[int, int]:
+        generator = np.random.default_rng([self.seed, n])
+        return int(generator.integers(1, 12)), int(generator.integers(1, 21))
+
+    def __getitem__(self, n: int) -> tuple[Any, Any, int]:
+        prompt, response = self.lengths(n)
+        generator = np.random.default_rng([self.seed, n, 1])
+        tokens = generator.integers(0, VOCAB - 2, prompt + response).astype(np.int32)
+        return tokens[:prompt], tokens[prompt:], 0
+
+
+def stream_of(case: Case) -> Any:
+    """The case's rows by ordinal."""
+    if case.rows != "answers":
+        return RandomRows(case)
+    from megatron_dream.config.schema import DataConfig
+    from megatron_dream.data.sft.stream import SftStream
+
+    return SftStream(
+        RandomAnswers(case.seed),
+        DataConfig(sequence_length=SEQUENCE, seed=case.seed),
+        DiffusionConfig(**case.diffusion),
+        SftConfig(**case.sft),
+        mask_id=VOCAB - 1,
+        pad_id=VOCAB - 2,
+        end_id=VOCAB - 2,
+        group_size=case.sft.get("truncation_group_size") or case.global_batch_size,
+    )
+
+
 class RandomRows:
     """A stream of random rows through the product's own ``make_row``, by ordinal."""
+
+    pad_id, has_one_width = 0, True
 
     def __init__(self, case: Case) -> None:
         from megatron_dream.diffusion.noise import NoiseStream
@@ -145,17 +189,18 @@ class Run:
         self.config = run_config(case)
         self.layout = resolve_layout(self.config, parallel.launched_world_size())
         self.ranks = parallel.start(self.config.parallel)
+        self.stream = stream_of(case)
         chunks = build_model(
             self.config.model,
             self.config.parallel,
             self.config.training,
             self.ranks,
             objective=self.config.diffusion.objective,
+            variable_lengths=not self.stream.has_one_width,
         )
         self.model = wrap_data_parallel(chunks, self.config)
         self.optimizer = build_optimizer(self.model, self.config)
         self.scheduler = build_scheduler(self.optimizer, self.config)
-        self.stream = RandomRows(case)
 
     def iterators(self, consumed: int = 0) -> list[Any]:
         from megatron_dream.training.batches import micro_batch_iterators

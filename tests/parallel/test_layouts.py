@@ -43,6 +43,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "inverse_t, maskable": {"diffusion": {"weight": "inverse_t", "denominator": "maskable_tokens"}},
     "full recomputation": {"training": {"recompute": "full"}},
     "selective recomputation": {"training": {"recompute": "selective"}},
+    "answers": {"rows": "answers", "micro_batch_size": 2},
+    "answers, cut": {"rows": "answers", "micro_batch_size": 4, "sft": {"truncation": "random"}},
+    "answers, PAD apart": {
+        "rows": "answers",
+        "sft": {"truncation": "off", "pad": "longest", "pad_attended": False, "eos_loss": "mean"},
+    },
     "micro-batch 2": {"micro_batch_size": 2},
     "micro-batch 4": {"micro_batch_size": 4},
 }
@@ -50,12 +56,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
 # it.
 SMALL = {
     "TP2": ["cart", "tied", "inverse_t, maskable"],
-    "TP2+SP": ["documents", "selective recomputation"],
-    "PP2": ["documents", "tied", "empty micro-batches"],
+    "TP2+SP": ["documents", "selective recomputation", "answers"],
+    "PP2": ["documents", "tied", "empty micro-batches", "answers"],
     "PP4": ["padding"],
-    "interleaved PP2": ["cart"],
-    "CP2": ["padding", "ar", "inverse_t, maskable"],
-    "DP2": ["one token", "micro-batch 2"],
+    "interleaved PP2": ["cart", "answers"],
+    "CP2": ["padding", "ar", "inverse_t, maskable", "answers, PAD apart"],
+    "DP2": ["one token", "micro-batch 2", "answers, cut"],
     "TP2xPP2": ["tied", "full recomputation"],
     "TP2xCP2": ["documents"],
     "CP2xDP2": ["uniform"],
@@ -164,6 +170,27 @@ def test_one_process_does_not_depend_on_cut_or_recomputation(
     found = whole_tensors(pool.run(gradients, 1, case=case), "gradients")
     for tensor, gradient in expected["gradients"].items():
         assert relative_difference(found[tensor], gradient) < TOLERANCE, tensor
+
+
+@pytest.mark.parametrize("micro_batch_size", [2, 3, 6, 12])
+def test_answers_do_not_depend_on_the_micro_batch(pool: WorkerPool, micro_batch_size: int) -> None:
+    """Truncation groups are of ordinals; what a micro-batch's width adds to a row is dead."""
+    fields: dict[str, Any] = {
+        "parallel": {"use_distributed_optimizer": False},
+        "rows": "answers",
+        "sft": {"eos_as_one": True},
+        "global_batch_size": 12,
+    }
+    if "answers of 12" not in _SINGLE:
+        _SINGLE["answers of 12"] = pool.run(gradients, 1, case=Case(**fields))
+    expected = _SINGLE["answers of 12"]
+    found = pool.run(gradients, 1, case=Case(**fields, micro_batch_size=micro_batch_size))
+    assert found[0]["report"]["real_tokens"] == expected[0]["report"]["real_tokens"]
+    assert found[0]["report"]["positions"] > expected[0]["report"]["positions"]
+    assert found[0]["report"]["loss"] == pytest.approx(expected[0]["report"]["loss"], rel=TOLERANCE)
+    whole = whole_tensors(found, "gradients")
+    for tensor, gradient in whole_tensors(expected, "gradients").items():
+        assert relative_difference(whole[tensor], gradient) < TOLERANCE, tensor
 
 
 OPTIMIZERS = {

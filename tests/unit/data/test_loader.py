@@ -187,7 +187,7 @@ from megatron_dream.data.loader import MicroBatchIterator
 from megatron_dream.data.stream import Row
 
 class Rows:
-    sequence_length, has_whole_rows = 4, True
+    sequence_length, has_whole_rows, has_one_width, pad_id = 4, True, True, 0
     def __len__(self):
         return 10**6
     def __getitem__(self, n):

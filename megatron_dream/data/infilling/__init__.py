@@ -1,0 +1,1 @@
+"""Texts that a model learns to infill: prepared, split, corrupted (SPEC 6)."""
