@@ -213,6 +213,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--functions", type=int, default=40)
+    parser.add_argument("--asked", type=int, default=8, help="questions and gaps")
     parser.add_argument("--files", type=int, help="only the first so many, for a rehearsal")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
@@ -222,8 +223,8 @@ def main() -> None:
         **records,
         "functions": heldout_functions(records["valid"], options.functions),
         "answers": answers,
-        "questions": [{"prompt": entry["prompt"]} for entry in asked[:8]],
-        "gaps": [gap_of(entry["response"]) for entry in asked[:8]],
+        "questions": [{"prompt": entry["prompt"]} for entry in asked[: options.asked]],
+        "gaps": [gap_of(entry["response"]) for entry in asked[: options.asked]],
     }
     for name, entries in files.items():
         with atomic_write(options.output / f"{name}.jsonl") as stream:

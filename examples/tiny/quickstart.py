@@ -54,7 +54,7 @@ class Stage:
 def stages(rehearse: bool) -> list[Stage]:
     """The line, in order. A rehearsal trains four steps a run: it shows the way, not a model."""
     few = REHEARSAL if rehearse else []
-    part = ["--files", "150"] if rehearse else []
+    part = ["--files", "150", "--asked", "2"] if rehearse else []
     long_steps = [] if rehearse else ["--training.train_steps", "250"]
     corpus, runs = WORK / "corpus", WORK / "runs"
     preprocess = [
@@ -99,14 +99,15 @@ def stages(rehearse: bool) -> list[Stage]:
 
 
 def _sft_stages(name: str, recipe: str, few: list[str]) -> list[Stage]:
-    """Data, training, export and page of one task of the sft stage."""
-    corpus, prefix, export = WORK / "corpus", WORK / name, f"{WORK}/export-{recipe}"
+    """Data, training and page of one task of the sft stage; a checkpoint is sampled as it is."""
+    corpus, prefix, run = WORK / "corpus", WORK / name, f"{WORK}/runs/{recipe}"
+    length = "16" if few else "64"
     common = ["--output-prefix", str(prefix), "--tokenizer", f"{WORK}/tokenizer.model",
               "--max-length", "256", "--valid-share", "0.05"]  # fmt: skip
     if recipe == "sft":
         data = ["prepare-sft", "--input", f"{corpus}/answers.jsonl", *common]
-        page = ["sample", export, "--jsonl", f"{corpus}/questions.jsonl", "--chat",
-                "--max-new-tokens", "64", "--steps", "64"]  # fmt: skip
+        page = ["sample", run, "--jsonl", f"{corpus}/questions.jsonl", "--chat",
+                "--max-new-tokens", length, "--steps", length]  # fmt: skip
     else:
         data = [
             "prepare-infill",
@@ -116,7 +117,7 @@ def _sft_stages(name: str, recipe: str, few: list[str]) -> list[Stage]:
             "response",
             *common,
         ]
-        page = ["infill", export, "--jsonl", f"{corpus}/gaps.jsonl", "--grow"]
+        page = ["infill", run, "--jsonl", f"{corpus}/gaps.jsonl", "--grow"]
     files = ["--output", f"{WORK}/{name}-samples.jsonl", "--page", f"{WORK}/{name}.html"]
     return [
         Stage(f"data of {name}", [[*DREAM, *data]]),
@@ -124,10 +125,6 @@ def _sft_stages(name: str, recipe: str, few: list[str]) -> list[Stage]:
             f"fine-tuned: {name}",
             [[*TWO, "sft", "--config", f"examples/tiny/{recipe}.yaml", *few]],
             threads=1,
-        ),
-        Stage(
-            f"export of {name}",
-            [[*DREAM, "export-hf", f"{WORK}/runs/{recipe}", export, "--dtype", "float32"]],
         ),
         Stage(f"page of {name}", [[*DREAM, *page, *files]]),
     ]

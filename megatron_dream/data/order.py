@@ -167,3 +167,28 @@ class BlendOrder:
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_arrays": None, "_table": None}
+
+
+class SampleOrder:
+    """(source, index) by number in the stream; every epoch of a source has an order of its own.
+
+    Args:
+        sizes: samples of each source.
+        blend: which source stands where.
+        seed: of the run's data.
+    """
+
+    def __init__(self, sizes: list[int], blend: BlendOrder, seed: int) -> None:
+        self.sizes, self.blend, self.seed = sizes, blend, seed
+
+    def __len__(self) -> int:
+        return self.blend.size
+
+    def __getitem__(self, n: int) -> tuple[int, int]:
+        source, count = self.blend[n]
+        epoch, index = divmod(count, self.sizes[source])
+        # Epoch 0 of epoch_position is the source's own order, sorted as it may be.
+        place = epoch_position(
+            index, self.sizes[source], seed=self.seed, source=source, epoch=epoch + 1
+        )
+        return source, place

@@ -5,6 +5,7 @@ In a folder of its own that holds a copy of examples/ beside a link to the packa
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -88,6 +89,11 @@ def check_results(project: Path, text: str) -> None:
     assert "nats per masked token" in text
     for page in ("first-page.html", "page.html"):
         assert "completion" in (project / "work" / "quickstart" / page).read_text(encoding="utf-8")
+    for name in ("answers", "infilling"):
+        folder = project / "work" / "quickstart"
+        assert (folder / f"{name}.html").stat().st_size > 10_000
+        lines = (folder / f"{name}-samples.jsonl").read_text(encoding="utf-8").splitlines()
+        assert len(lines) == 2 and all(json.loads(line)["num_forward"] > 0 for line in lines)
     assert (project / "work/quickstart/export-longer/modeling_dream.py").is_file()
 
 

@@ -13,8 +13,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from ..preparing import RuleCount
 from ..preprocessing.parts import PartRecord, check_part, part_path
-from ..sft.merging import RuleCount
 from .job import EXACT_DUPLICATE, EXCERPT_CHARACTERS, RULES, InfillJob
 from .text_writer import TextWriter
 

@@ -11,8 +11,7 @@ from typing import Any
 from ..contamination import decontaminated_against
 from ..filters import merge_counters
 from ..prefix import prefix_path
-from ..sft.merging import RuleCount
-from ..sft.prepare_report import valid_prefix
+from ..preparing import RuleCount, valid_prefix
 from .job import InfillJob
 from .merge import InfillMerge
 from .text_files import FORMAT_VERSION, KIND

@@ -24,7 +24,7 @@ from ...diffusion.noise import NoiseStream
 from ...diffusion.rows import row_flags, segment_starts, shift_left
 from ...tokenizer.base import Tokenizer
 from ..stream import Row, objective_of
-from .splitting import split_text
+from .splitting import Split, split_text
 
 KEPT_ROWS = 256  # more than a micro-batch has: lengths are asked for before rows
 _BOS_AND_EOS = 2
@@ -92,9 +92,13 @@ class InfillStream:
         length = self.row_length(ordinal)
         return row_flags(segment_starts([length], length), 0)
 
+    def split(self, text: str, ordinal: int) -> Split:
+        """Which part of a text is the middle; what a stream of other gaps replaces."""
+        return split_text(text, self.noise.splitting(ordinal), self.sft.span_share)
+
     def _make(self, ordinal: int) -> Row:
         text, source = self.texts[ordinal]
-        split = split_text(text, self.noise.splitting(ordinal), self.sft.span_share)
+        split = self.split(text, ordinal)
         parts = [self.tokenizer.encode(part) for part in (split.prefix, split.middle, split.suffix)]
         room = self.sequence_length - _BOS_AND_EOS
         prefix, middle, suffix = trim(parts[0], parts[1], parts[2], room)

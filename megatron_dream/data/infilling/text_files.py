@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from ...errors import DataError
 from ...files import sha256_file
 from ..indexed import MAGIC, VERSION
+from ..order import SampleOrder
 from ..prefix import prefix_path
-from ..sft.samples import SampleOrder
 
 KIND, FORMAT_VERSION = "infill", 1  # of P.json
 HEADER = struct.Struct("<9sQBQQ")  # magic, version, dtype code, sequences, documents

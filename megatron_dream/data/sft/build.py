@@ -19,9 +19,9 @@ from ..build import token_ids
 from ..cache import INDEX_WAIT_SECONDS, default_cache_folder, digest_of, make_cache_folder
 from ..infilling.stream import InfillStream
 from ..infilling.text_files import BlendTexts, TextFiles
-from ..order import BlendOrder
+from ..order import BlendOrder, SampleOrder
 from ..stream import stream_seed
-from .samples import AnswerFiles, BlendSamples, LengthOrder, SampleOrder
+from .samples import AnswerFiles, BlendSamples, LengthOrder
 from .stream import SftStream
 
 

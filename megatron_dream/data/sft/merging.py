@@ -10,43 +10,20 @@ import hashlib
 import heapq
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..preparing import RuleCount
 from ..preprocessing.parts import PartRecord, check_part, part_path
 from .pair_files import PairWriter
 from .prepare_job import EXCERPT_CHARACTERS, SftJob
 from .rules import EXACT_DUPLICATE
 
-EXAMPLES = 5  # of each rule and of broken records, kept in the sidecar
 _CHUNK = 1 << 16  # samples whose places are held at once
 _DIGEST_BYTES = 16
-
-
-@dataclass
-class RuleCount:
-    """What one rule dropped, or how many records were broken.
-
-    Attributes:
-        count: of them.
-        details: by reason.
-        examples: the first few, with their place.
-    """
-
-    count: int = 0
-    details: Counter[str] = field(default_factory=Counter)
-    examples: list[dict[str, Any]] = field(default_factory=list)
-
-    def add(self, detail: str, example: Callable[[], dict[str, Any]]) -> None:
-        """Count one."""
-        self.count += 1
-        self.details[detail] += 1
-        if len(self.examples) < EXAMPLES:
-            self.examples.append(example())
 
 
 class Merge:

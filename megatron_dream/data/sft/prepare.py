@@ -28,7 +28,7 @@ from ..readers.paths import RecordError
 from .conversation import SampleFields, Turns
 from .prepare_job import SftJob
 from .prepare_report import SftResult, closing_lines, old_result
-from .prepare_run import PrepareRun
+from .prepare_run import SftRun
 from .rendering import Template
 from .rules import rule_options
 
@@ -116,7 +116,7 @@ def prepare_sft(
     result = None if overwrite else old_result(job)
     if result is None:
         _check_first_records(job)
-        result = PrepareRun(job, max_rejects, overwrite=overwrite, quiet=quiet).run(workers)
+        result = SftRun(job, max_rejects, overwrite=overwrite, quiet=quiet).run(workers)
     if not quiet:
         print("\n".join(closing_lines(result, time.monotonic() - started)))
     return result

@@ -11,7 +11,8 @@ from typing import Any
 
 from ...tokenizer.hf_files import CHAT_TEMPLATE
 from ..prefix import prefix_path
-from .merging import Merge, RuleCount
+from ..preparing import RuleCount, valid_prefix
+from .merging import Merge
 from .pair_files import PairWriter
 from .prepare_job import FORMAT_VERSION, KIND, SftJob
 
@@ -40,11 +41,6 @@ class SftResult:
     rules: Mapping[str, int]
     sidecar: Mapping[str, Any]
     is_old: bool = False
-
-
-def valid_prefix(prefix: Path) -> Path:
-    """Of the validation samples."""
-    return prefix.with_name(f"{prefix.name}_valid")
 
 
 def sidecar(merge: Merge, side: PairWriter) -> dict[str, Any]:
@@ -136,12 +132,6 @@ def nothing_left(merge: Merge, *, is_valid: bool) -> str:
         f"{name}.bin: no sample is left of {merge.num_records:,} records; {merge.rejected.count:,} broken"
         f"{''.join(f', {count}' for count in counts)}: check the input and the rules."
     )
-
-
-def place_of(example: Mapping[str, Any]) -> str:
-    """File and line, or row of a table, in words."""
-    unit = "line" if "line" in example else "row"
-    return f"{example['file']}, {unit} {example[unit]}"
 
 
 def closing_lines(result: SftResult, seconds: float) -> list[str]:

@@ -1,174 +1,41 @@
-"""One preparation of SFT data at work: parts by workers, their merge, the files' names.
-
-Killed and called again it goes on with the parts that are there.
-"""
+"""One preparation of prompts and answers: what it writes and says (data/preparing.py does the work)."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import shutil
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from ...errors import DataError
-from ...files import write_json
-from ..duplicates.find import done_by_workers
-from ..prefix import prefix_path
-from ..preprocessing.job import MANIFEST
-from ..preprocessing.parts import PartRecord, finished_parts, read_part
-from ..progress import PreprocessProgress
+from ..preparing import PrepareRun
 from .merging import Merge
 from .pair_files import PairWriter
 from .prepare_job import KIND, SftJob
-from .prepare_report import SftResult, nothing_left, place_of, result_of, sidecar, valid_prefix
-
-_ENDINGS = (".idx", ".json", ".bin", ".dropped.jsonl", ".rejects.jsonl")
+from .prepare_report import SftResult, nothing_left, result_of, sidecar
 
 
-class PrepareRun:
-    """One preparation.
+class SftRun(PrepareRun[SftResult]):
+    """Parts of samples to ``P`` and ``P_valid``."""
 
-    Args:
-        job: what it is of.
-        max_rejects: share of records that may be broken.
-        overwrite: whether files of another run may be replaced.
-        quiet: show no progress.
-    """
+    kind = KIND
+    job: SftJob
 
-    def __init__(self, job: SftJob, max_rejects: float, *, overwrite: bool, quiet: bool) -> None:
-        self.job, self.max_rejects = job, max_rejects
-        self.overwrite, self.quiet = overwrite, quiet
+    def writer(self, prefix: Path) -> PairWriter:
+        """Writes two sequences a sample."""
+        return PairWriter(prefix, self.job.parts, self.job.dtype)
 
-    def run(self, workers: int) -> SftResult:
-        """Make the parts that are missing and put all together."""
-        job = self.job
-        if self.overwrite or not _is_begun(job):
-            self._begin()
-        with contextlib.ExitStack() as stack:
-            train = stack.enter_context(PairWriter(job.prefix, job.parts, job.dtype))
-            valid = None
-            if job.valid_share:
-                prefix = valid_prefix(job.prefix)
-                valid = stack.enter_context(PairWriter(prefix, job.parts, job.dtype))
-            dropped, rejects = (stack.enter_context(self._lines(n)) for n in ("dropped", "rejects"))
-            merge = Merge(job, train, valid, dropped, rejects)
-            self._work(merge, workers)
-            for stream in (dropped, rejects):
-                stream.flush()
-                os.fsync(stream.fileno())
-            self._refuse(merge)
-            return self._publish(merge)
+    def merge_of(
+        self, train: PairWriter, valid: PairWriter | None, dropped: IO[str], rejects: IO[str]
+    ) -> Merge:
+        """Finds copies and deals prompts to training or validation."""
+        return Merge(self.job, train, valid, dropped, rejects)
 
-    def _begin(self) -> None:
-        """Make the folder of parts; those of another preparation go."""
-        job = self.job
-        there = [path for path in outputs_of(job.prefix) if path.suffix != ".jsonl"]
-        if not self.overwrite and any(path.exists() for path in there):
-            raise DataError(
-                f"{job.prefix}.bin exists and is of another run; give another prefix, or --overwrite to "
-                "replace it."
-            )
-        if job.parts.exists():
-            if _manifest(job).get("kind") != KIND and any(job.parts.iterdir()):
-                raise DataError(
-                    f"{job.parts} is of something else; give another prefix or remove it."
-                )
-            shutil.rmtree(job.parts)
-        job.parts.mkdir(parents=True)
-        write_json(job.parts / MANIFEST, job.identity())
+    def sidecar(self, merge: Merge, side: PairWriter) -> dict[str, Any]:
+        """``P.json`` of one of the files."""
+        return sidecar(merge, side)
 
-    def _lines(self, name: str) -> IO[str]:
-        return open(self.job.parts / f"{name}.jsonl", "w", encoding="utf-8")
+    def nothing_left(self, merge: Merge, *, is_valid: bool) -> str:
+        """Why there is nothing to write, as a sentence."""
+        return nothing_left(merge, is_valid=is_valid)
 
-    def _work(self, merge: Merge, workers: int) -> None:
-        """Have parts made, and take them in as soon as all before them are there."""
-        job = self.job
-        there = finished_parts(job.parts, len(job.shards))
-        todo = [n for n in range(len(job.shards)) if n not in there]
-        done = sum(record.read_bytes for record in there.values())
-        progress = PreprocessProgress(sum(file.size for file in job.files), done_bytes=done)
-        with contextlib.nullcontext() if self.quiet else progress:
-            following = self._take(merge, there, 0)
-            for number in _made(job, todo, workers):
-                record = read_part(job.parts, number)
-                assert record is not None
-                there[number] = record
-                if not self.quiet:
-                    progress.update(record.documents, record.tokens, record.read_bytes)
-                following = self._take(merge, there, following)
-
-    def _take(self, merge: Merge, there: dict[int, PartRecord], following: int) -> int:
-        """Merge the parts that are next; returns the number of the first that is not there."""
-        while (record := there.pop(following, None)) is not None:
-            merge.add(record)
-            following += 1
-            if not self.max_rejects:
-                self._refuse(merge)
-        return following
-
-    def _refuse(self, merge: Merge) -> None:
-        """End the run where too many records are broken; they stay named in ``P.rejects.jsonl``."""
-        broken, total = merge.rejected, merge.num_records
-        if broken.count <= self.max_rejects * total:
-            return
-        named = prefix_path(self.job.prefix, ".rejects.jsonl")
-        merge.rejects.flush()
-        shutil.copyfile(self.job.parts / "rejects.jsonl", named)
-        raise DataError(
-            f"{place_of(broken.examples[0])}: {broken.examples[0]['reason']}; {broken.count:,} of "
-            f"{total:,} records are broken, more than --max-rejects {self.max_rejects:g} allows: see "
-            f"{named}, and mend them or raise the share: the parts that are done stay."
-        )
-
-    def _publish(self, merge: Merge) -> SftResult:
-        """Give the files their names; those of an earlier run go just before."""
-        job, sides = self.job, [side for side in (merge.valid, merge.train) if side is not None]
-        for side in sides:
-            if not side.num_samples:
-                raise DataError(nothing_left(merge, is_valid=side is merge.valid))
-        for path in outputs_of(job.prefix):
-            path.unlink(missing_ok=True)
-        num_dropped = sum(found.count for found in merge.rules.values())
-        for name, count in (("dropped", num_dropped), ("rejects", merge.rejected.count)):
-            if count:
-                os.replace(job.parts / f"{name}.jsonl", prefix_path(job.prefix, f".{name}.jsonl"))
-        for side in sides:
-            side.publish()
-        for side in sides:  # the training file's, last, says that all are there
-            write_json(prefix_path(side.prefix, ".json"), sidecar(merge, side))
-        shutil.rmtree(job.parts)
-        return result_of(json.loads(prefix_path(job.prefix, ".json").read_text("utf-8")), job)
-
-
-def _made(job: SftJob, todo: Sequence[int], workers: int) -> Iterator[int]:
-    """Make parts; yields the number of each when it is there."""
-    if workers > 1 and len(todo) > 1:
-        yield from done_by_workers(todo, job.run, min(workers, len(todo)))
-        return
-    for number in todo:
-        job.run(number)
-        yield number
-
-
-def _manifest(job: SftJob) -> dict[str, Any]:
-    """What the parts that are there are of; empty where that cannot be told."""
-    try:
-        found = json.loads((job.parts / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _is_begun(job: SftJob) -> bool:
-    """Whether parts of this very job are there; a kill may have come while files got their names."""
-    return _manifest(job) == json.loads(json.dumps(job.identity()))
-
-
-def outputs_of(prefix: Path) -> list[Path]:
-    """Every file that a preparation may write."""
-    return [
-        prefix_path(one, ending) for one in (prefix, valid_prefix(prefix)) for ending in _ENDINGS
-    ]
+    def result_of(self, values: dict[str, Any]) -> SftResult:
+        """What a training file's sidecar tells of."""
+        return result_of(values, self.job)

@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
 
 from megatron_dream.data.batch import (
+    DEAD,
+    SEGMENT_START,
     BatchLayout,
     broadcast,
     cu_seqlens_of,
@@ -57,6 +61,26 @@ def test_what_is_packed_comes_out(count: int, length: int) -> None:
         assert torch.equal(batch[name], expected.to(batch[name].dtype))
     assert batch["tokens"].dtype == batch["labels"].dtype == torch.int64
     assert torch.equal(batch["flags_full"], batch["flags"])
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(0, 5))
+def test_shorter_rows_are_filled_with_dead_padding(lengths: list[int], room: int) -> None:
+    width = max(lengths) + room
+    rows = [random_rows(1, length)[0] for length in lengths]
+    layout = BatchLayout(len(rows), 64, pad_id=7).of_width(width)
+    buffer = layout.pack(rows)
+    assert BatchLayout(len(rows), 64, pad_id=7).of_buffer(buffer) == layout
+    batch = to_batch(buffer, layout)
+    for index, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+        for name, dead in (("tokens", 7), ("labels", 0), ("loss_weight", 0), ("flags", DEAD)):
+            found = batch[name][index].tolist()
+            assert found[:length] == getattr(row, name).tolist()
+            rest = [dead] * (width - length)
+            if name == "flags" and rest:
+                rest[0] |= SEGMENT_START
+            assert found[length:] == rest
+    middle = BatchLayout(len(rows), width, False, False)
+    assert torch.equal(middle.pack_flags([r.flags for r in rows]), batch["flags"].view(-1))
 
 
 def test_stages_get_what_they_need() -> None:

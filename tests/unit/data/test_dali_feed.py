@@ -21,6 +21,7 @@ from megatron_dream.data.dali_feed import DaliFeed
 from megatron_dream.data.loader import MicroBatchIterator, PackedMicroBatches
 from megatron_dream.data.stream import NoisedStream, Row
 from megatron_dream.errors import DataError, MissingDependencyError
+from tests.unit.data.sft.random_samples import stream_of
 from tests.unit.data.token_files import (
     MASK,
     FakeTokenizer,
@@ -61,7 +62,7 @@ from megatron_dream.data.loader import MicroBatchIterator
 from megatron_dream.data.stream import Row
 
 class Rows:
-    sequence_length, has_whole_rows = 4, True
+    sequence_length, has_whole_rows, has_one_width, pad_id = 4, True, True, 0
     def __len__(self):
         return 10**6
     def __getitem__(self, n):
@@ -125,6 +126,15 @@ def test_torch_is_the_default() -> None:
 @pytest.mark.acceptance
 @pytest.mark.usefixtures("dali")
 class TestWithDali:
+    @pytest.mark.parametrize("num_workers", [0, 2])
+    def test_micro_batches_of_different_widths(self, num_workers: int) -> None:
+        rows = stream_of(truncation="off")
+        common = {"stop_ordinal": 60, "width_unit": 2}
+        expected = batches(rows, **common)  # type: ignore[arg-type]
+        found = batches(rows, loader="dali", num_workers=num_workers, **common)  # type: ignore[arg-type]
+        assert_same(found, expected)
+        assert len({batch["tokens"].shape for batch in found}) > 3
+
     @pytest.mark.parametrize("num_workers", [0, 2])
     @pytest.mark.parametrize(
         "options",

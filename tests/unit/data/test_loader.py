@@ -21,7 +21,9 @@ from megatron_dream.data.loader import (
     ordinal_of,
 )
 from megatron_dream.data.stream import NoisedStream
+from megatron_dream.diffusion.rows import PREDICTED
 from megatron_dream.errors import DataError
+from tests.unit.data.sft.random_samples import stream_of
 from tests.unit.data.token_files import (
     MASK,
     FakeTokenizer,
@@ -179,6 +181,26 @@ def test_workers_leave_signals_to_the_training_process(stream: NoisedStream) -> 
     assert all(worker.is_alive() for worker in workers)
     iterator.close()
     assert not any(worker.is_alive() for worker in workers)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_micro_batch_is_as_wide_as_its_longest_row(num_workers: int) -> None:
+    """Rounded up to the unit; ranks that do not read know it too, and so do middle stages."""
+    stream = stream_of(truncation="off")
+    common = {"micro_batch_size": 3, "stop_ordinal": 60, "width_unit": 4}
+    batches = list(MicroBatchIterator(stream, num_workers=num_workers, **common))  # type: ignore[arg-type]
+    widths = [batch["tokens"].shape[1] for batch in batches]
+    longest = [max(stream.row_length(n) for n in range(i, i + 3)) for i in range(0, 60, 3)]
+    assert widths == [min(-(-length // 4) * 4, 40) for length in longest] and len(set(widths)) > 3
+    for first, last in ((True, False), (False, False)):
+        place = {"is_first_stage": first, "is_last_stage": last}
+        others = list(MicroBatchIterator(stream, **place, **common))  # type: ignore[arg-type]
+        keep = ~torch.tensor(PREDICTED, dtype=torch.uint8)
+        for batch, other in zip(batches, others, strict=True):
+            expected = batch["flags_full"] if first else batch["flags_full"] & keep
+            assert torch.equal(other["flags_full"], expected)
+    silent = MicroBatchIterator(stream, tp_rank=1, **common)  # type: ignore[arg-type]
+    assert [silent._dataset.layout_of(n).sequence_length for n in range(20)] == widths
 
 
 DYING_RUN = """

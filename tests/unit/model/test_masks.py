@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_dream.model.masks import attention_mask, zigzag_positions
+from megatron_dream.model.masks import UNATTENDED, attention_mask, zigzag_positions
 
 
 @st.composite
@@ -14,7 +14,11 @@ def flag_rows(draw: st.DrawFn) -> torch.Tensor:
     length = draw(st.sampled_from([4, 8, 12]))
     rows = draw(st.integers(1, 3))
     starts = [[True] + [draw(st.booleans()) for _ in range(length - 1)] for _ in range(rows)]
-    return torch.tensor(starts).to(torch.uint8)
+    flags = torch.tensor(starts).to(torch.uint8)
+    if draw(st.booleans()):
+        unseen = [[draw(st.booleans()) for _ in range(length)] for _ in range(rows)]
+        flags |= torch.tensor(unseen).to(torch.uint8) * UNATTENDED
+    return flags
 
 
 @settings(max_examples=80, deadline=None)
@@ -30,7 +34,8 @@ def test_mask_is_segments_and_context(
     rank = min(rank, cp - 1)
     length = flags.shape[1]
     mask = attention_mask(flags, right_context=context, cp_rank=rank, cp_size=cp)
-    segments = flags.cumsum(dim=1).tolist()
+    segments = (flags & 1).cumsum(dim=1).tolist()
+    unseen = (flags & UNATTENDED).bool().tolist()
     queries = zigzag_positions(length, rank, cp).tolist()
     keys = [p for r in range(cp) for p in zigzag_positions(length, r, cp).tolist()]
     assert sorted(keys) == list(range(length))
@@ -38,6 +43,7 @@ def test_mask_is_segments_and_context(
         for i, query in enumerate(queries):
             for j, key in enumerate(keys):
                 allowed = segment[query] == segment[key]
+                allowed = allowed and (key == query or not unseen[row][key])
                 if context is not None:
                     allowed = allowed and key <= query + context
                 if mask is None:  # the attention's own type: everything, or causal
@@ -45,3 +51,10 @@ def test_mask_is_segments_and_context(
                     assert allowed != causal
                 else:
                     assert bool(mask[row, 0, i, j]) == allowed
+
+
+def test_rows_of_odd_length_have_positions_too() -> None:
+    assert zigzag_positions(7, 0, 1).tolist() == list(range(7))
+    flags = torch.tensor([[1, 0, 0], [1, 0, 5]], dtype=torch.uint8)
+    mask = attention_mask(flags, right_context=None)
+    assert mask is not None and mask[1, 0].tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]

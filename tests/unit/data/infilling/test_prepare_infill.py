@@ -16,8 +16,7 @@ from megatron_dream.cli import main
 from megatron_dream.data.infilling.job import RULES
 from megatron_dream.data.infilling.prepare import prepare_infill
 from megatron_dream.data.infilling.text_files import BlendTexts, TextFiles
-from megatron_dream.data.order import BlendOrder
-from megatron_dream.data.sft.samples import SampleOrder
+from megatron_dream.data.order import BlendOrder, SampleOrder
 from megatron_dream.errors import ConfigError, DataError
 from megatron_dream.tokenizer.base import Tokenizer
 from megatron_dream.tokenizer.load import load_tokenizer

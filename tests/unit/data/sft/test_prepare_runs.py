@@ -9,9 +9,10 @@ import time
 import numpy as np
 import pytest
 
+from megatron_dream.data import preparing
 from megatron_dream.data.duplicates.find import done_by_workers
 from megatron_dream.data.indexed import check_sidecar, inspect_token_files
-from megatron_dream.data.sft import pair_files, prepare_run
+from megatron_dream.data.sft import pair_files
 from megatron_dream.data.sft.merging import prompt_uniform
 from megatron_dream.data.sft.prepare import prepare_sft
 from megatron_dream.errors import DataError
@@ -167,7 +168,7 @@ def test_parts_of_something_else_are_left_alone(sft_model, tmp_path):
 def test_a_worker_that_dies_leaves_no_output(sft_model, tmp_path):
     records = [pair("a", f"b{n}") for n in range(300)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare_run, "done_by_workers", dying_workers)
+        patch.setattr(preparing, "done_by_workers", dying_workers)
         with pytest.raises(DataError, match="a worker process died"):
             prepare(tmp_path, sft_model, records, workers=2, shard_bytes=2000)
     assert names(tmp_path) == ["in.jsonl", "out.parts"]
