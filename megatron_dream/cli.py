@@ -299,6 +299,12 @@ def _fill_analyze_padding(parser: _Parser) -> None:
     parser.add_argument("--steps", type=int, default=20, metavar="N", help="global batches counted")
 
 
+def _analyze_lengths(options: argparse.Namespace) -> None:
+    from megatron_dream.evaluation.lengths import analyze_lengths
+
+    analyze_lengths(**_given(options))
+
+
 def _build_index(options: argparse.Namespace) -> int:
     from megatron_dream.config.load import load_config
     from megatron_dream.training.run import build_index
@@ -466,6 +472,11 @@ VERBS: dict[str, tuple[Handler, Callable[[_Parser], None], str]] = {
         _analyze_padding,
         _fill_analyze_padding,
         "tell what share of sft's compute is PAD, by way of truncation",
+    ),
+    "analyze-lengths": (
+        _analyze_lengths,
+        sampling_flags.add_analyze_lengths_flags,
+        "tell how long a model's answers are, by temperature, penalty and canvas",
     ),
     "status": (_status, _fill_status, "show step, time left, last checkpoint and fault of a run"),
     "import-hf": (_import_hf, _fill_import_hf, "turn a Hugging Face folder into a checkpoint"),

@@ -33,11 +33,13 @@ class Sample:
         text: of the response.
         line: what ``--output`` writes.
         record: what the page and the terminal show.
+        num_tokens: of the response, before its end.
     """
 
     text: str
     line: Json
     record: SampleRecord
+    num_tokens: int
 
 
 def sampling_config(sampler: Sampler, **options: Any) -> SamplingConfig:
@@ -155,7 +157,8 @@ class _Answer:
         record.earlier = self._earlier(events, begin, end)
         record.text = self.prompt.whole(text)
         record.meta = {"name": name, **meta} if name else meta
-        return Sample(text, {**self.prompt.source, self.prompt.field: text, **facts}, record)
+        line = {**self.prompt.source, self.prompt.field: text, **facts}
+        return Sample(text, line, record, len(response))
 
     def _record(
         self, number: int, sequence: list[int], before: range, canvas: range

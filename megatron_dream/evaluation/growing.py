@@ -108,7 +108,8 @@ def _sample(
     record.text = gap.whole(text)
     meta = {"algorithm": config.alg, "seed": str(seed), "expansions": str(filled.num_expansions)}
     record.meta = {"name": name, **meta} if name else meta
-    return Sample(text, {**gap.source, gap.field: text, **facts}, record)
+    line = {**gap.source, gap.field: text, **facts}
+    return Sample(text, line, record, len(filled.tokens))
 
 
 def _record(tokenizer: Tokenizer, filled: FilledGap) -> SampleRecord:

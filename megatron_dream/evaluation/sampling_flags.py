@@ -188,6 +188,35 @@ def add_chat_flags(parser: argparse.ArgumentParser) -> None:
     add_sampling_flags(parser, without=("num_return_sequences",))
 
 
+def add_analyze_lengths_flags(parser: argparse.ArgumentParser) -> None:
+    """All of ``megatron-dream analyze-lengths``."""
+    _add_model(parser)
+    add = parser.add_argument
+    add("--prompts", type=Path, required=True, metavar="F.jsonl", help="prompt or messages a line")
+    add("--output", type=Path, required=True, metavar="FOLDER", help="for the table and the plot")
+    add("--chat", action="store_true", help="a prompt is a user's message to a chat model")
+    add("--temperature", type=float, nargs="+", metavar="T", help="each of them (0 1)")
+    add("--pad-penalty", type=float, nargs="+", metavar="X", help="each of them, nats (0 1 3)")
+    add("--pad-penalty-factor", type=float, nargs="+", metavar="X", help="and as factors")
+    add("--max-new-tokens", type=int, nargs="+", metavar="N", help="each canvas (256)")
+    add("--samples", type=int, metavar="K", help="of each prompt; one at temperature 0 (1)")
+    add("--batch-size", type=int, metavar="N", help="prompts that run together (8 rows)")
+    add("--seed", type=int, metavar="N", help="prompt k draws from this + k (0)")
+    add_sampling_flags(parser, without=_OF_LENGTHS)
+
+
+# given as lists above, or without a meaning beside them
+_OF_LENGTHS = (
+    "temperature",
+    "pad_penalty",
+    "pad_penalty_factor",
+    "eos_penalty",
+    "penalty_after_temperature",
+    "max_new_tokens",
+    "num_return_sequences",
+    "seed",
+    "compat",
+)
 # fields of GapConfig: infill --grow
 OF_GROWTH = ("masks", "max_masks", "max_expansions", "eos_closes_right")
 # blocks and caches are of the tokens that are appended; a gap has none

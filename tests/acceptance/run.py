@@ -52,6 +52,9 @@ CHECKS: dict[str, list[str]] = {
     "serve: 32 clients": [sys.executable, "tests/acceptance/serve_load.py"],
     "sampling: definition, caches, batches": [*PYTEST, "tests/unit/sampling"],
     "benchmark: sampling": [sys.executable, "benchmarks/sampling.py"],
+    "infilling: lengths 1 to 64 of toy gaps with one right answer": [
+        sys.executable, "tests/acceptance/infill_toy.py",
+    ],
     "broken versions: which test catches which": [sys.executable, "tests/acceptance/mutations.py"],
     "data: megatron-core's bytes, whatever the way": [
         sys.executable, "tests/acceptance/data_bytes.py",
@@ -70,6 +73,13 @@ CHECKS: dict[str, list[str]] = {
         "-m", "acceptance",
     ],
     "data: tokenizers, at length": [*PYTEST, "tests/unit/tokenizer", "-m", "acceptance"],
+    "sft: ten thousand rows by the definition": [
+        *PYTEST, "tests/unit/data/sft/test_stream.py", "tests/unit/data/infilling",
+    ],
+    "sft: what padding costs": [sys.executable, "tests/acceptance/sft_padding.py"],
+    "sft: truncation on toy problems, five paired seeds (about 2 hours)": [
+        sys.executable, "tests/acceptance/sft_truncation.py",
+    ],
     "benchmark: preprocessing": [sys.executable, "benchmarks/preprocess.py"],
     "benchmark: a blend's index": [sys.executable, "benchmarks/blend_index.py"],
     "benchmark: loader": [sys.executable, "benchmarks/loader.py"],

@@ -132,7 +132,7 @@ def test_lengths_rates_and_files(
     use(monkeypatch, Counting())
     asked = write(
         tmp_path / "p.jsonl",
-        {"prompt": "aap", "answer": "bb\n"},
+        {"prompt": "aap", "answer": "bb\n", "length": 5},  # what is said counts
         {"prompt": "p", "answer": "b"},
         {"prompt": "aaaaap", "length": 9},
         {"prompt": "ap"},
@@ -151,8 +151,8 @@ def test_lengths_rates_and_files(
     for one, longest in zip(found, (5, 5, 4, 4), strict=True):
         assert one.mean == (2 + 0 + longest + 1) / 4
         assert one.ends_at_once == 0.25 and one.fills_canvas == (longest == 4) / 4
-        assert one.right == 4.0  # 2, 1 and 9
-        assert one.excess == pytest.approx((0 - 1 + longest - 9) / 3)
+        assert one.right == 5.0  # 5, 1 and 9
+        assert one.excess == pytest.approx((2 - 5 + 0 - 1 + longest - 9) / 3)
         assert one.pass_at == ({1: 0.5} if one.temperature == 0 else {1: 0.5, 2: 0.5})
     shown = capsys.readouterr().out
     assert shown == (tmp_path / "out" / "lengths.md").read_text() == table_of(found)
