@@ -7,13 +7,13 @@ preparation goes on with the parts that are there.
 from __future__ import annotations
 
 import contextlib
+import heapq
 import json
 import os
 import shutil
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, ClassVar, Generic, TypeVar
 
@@ -21,49 +21,104 @@ from ..errors import DataError
 from ..files import write_json
 from .duplicates.find import done_by_workers
 from .prefix import prefix_path
+from .prepared import Prepared, RuleCount, nothing_left, place_of, result_of, valid_prefix
 from .preprocessing.job import MANIFEST
-from .preprocessing.parts import PartRecord, finished_parts, read_part
+from .preprocessing.parts import PartRecord, check_part, finished_parts, part_path, read_part
 from .progress import PreprocessProgress
+from .sequence_writer import SequenceWriter
 
-R = TypeVar("R")
-EXAMPLES = 5  # of each rule and of broken records, kept in the sidecar
+W = TypeVar("W", bound=SequenceWriter)
 _ENDINGS = (".idx", ".json", ".bin", ".dropped.jsonl", ".rejects.jsonl")
 
 
-@dataclass
-class RuleCount:
-    """What one rule dropped, or how many records were broken.
+class PartsMerge(ABC, Generic[W]):
+    """Takes parts in shard order, and notes what was left out with its place.
+
+    Only this process sees everything, so that copies are found here; which of two stays does not depend
+    on the workers.
+
+    Args:
+        job: what the parts are of.
+        train: where samples go.
+        valid: where those of the validation share go; None: there are none.
+        dropped: JSON lines of what rules dropped.
+        rejects: JSON lines of broken records.
+        rules: names of the rules that are applied.
 
     Attributes:
-        count: of them.
-        details: by reason.
-        examples: the first few, with their place.
+        rules: counts by rule.
+        rejected: broken records.
+        num_records: read, blank lines included.
     """
 
-    count: int = 0
-    details: Counter[str] = field(default_factory=Counter)
-    examples: list[dict[str, Any]] = field(default_factory=list)
+    def __init__(
+        self,
+        job: Any,
+        train: W,
+        valid: W | None,
+        dropped: IO[str],
+        rejects: IO[str],
+        rules: Iterable[str],
+    ) -> None:
+        self.job, self.train, self.valid = job, train, valid
+        self.dropped, self.rejects = dropped, rejects
+        self.rules = {name: RuleCount() for name in rules}
+        self.rejected = RuleCount()
+        self.num_records = 0
+        self._passed: Counter[int] = Counter()  # records of each file in the shards before
 
-    def add(self, detail: str, example: Callable[[], dict[str, Any]]) -> None:
-        """Count one."""
-        self.count += 1
-        self.details[detail] += 1
-        if len(self.examples) < EXAMPLES:
-            self.examples.append(example())
+    @abstractmethod
+    def copies(self, record: PartRecord) -> Iterator[dict[str, Any]]:
+        """Write the part's samples; yields those that are copies of earlier ones, in order."""
+
+    @abstractmethod
+    def shown(self, event: dict[str, Any]) -> dict[str, Any]:
+        """What the sidecar shows of a dropped sample."""
+
+    def add(self, record: PartRecord) -> None:
+        """Append the next part.
+
+        Raises:
+            DataError: the part is missing or altered.
+        """
+        starts = []
+        for file, count in record.pieces:
+            starts.append((file, self._passed[file]))
+            self._passed[file] += count
+            self.num_records += count
+        events = heapq.merge(
+            self._events(record), self.copies(record), key=lambda e: (e["piece"], e["record"])
+        )
+        for event in events:  # reading them all also writes the samples, in copies
+            file, before = starts[event.pop("piece")]
+            self._note(self._place(file, before + event.pop("record")), event)
+
+    def _place(self, file: int, number: int) -> dict[str, Any]:
+        """Lines are counted from 1, rows of tables from 0, as preprocess does."""
+        found = self.job.files[file]
+        is_lines = found.format not in ("parquet", "arrow")
+        return {"file": found.path, "line" if is_lines else "row": number + is_lines}
+
+    def _note(self, place: dict[str, Any], event: dict[str, Any]) -> None:
+        if "rule" not in event:
+            self.rejected.add(event["reason"], lambda: {**place, **event})
+            self.rejects.write(json.dumps({**place, **event}) + "\n")
+            return
+        rule, detail = event["rule"], event["detail"]
+        self.rules[rule].add(detail, lambda: {**place, **self.shown(event)})
+        self.dropped.write(json.dumps({**place, "rule": rule, "detail": detail}) + "\n")
+
+    def _events(self, record: PartRecord) -> Iterator[dict[str, Any]]:
+        """What the worker noted: dropped samples and broken records."""
+        if not record.rejected and not record.dropped:
+            return
+        check_part(self.job.parts, record, ".rejects.jsonl")
+        path = part_path(self.job.parts, record.shard, ".rejects.jsonl")
+        with open(path, encoding="utf-8") as stream:
+            yield from map(json.loads, stream)
 
 
-def valid_prefix(prefix: Path) -> Path:
-    """Of the validation samples."""
-    return prefix.with_name(f"{prefix.name}_valid")
-
-
-def place_of(example: Mapping[str, Any]) -> str:
-    """File and line, or row of a table, in words."""
-    unit = "line" if "line" in example else "row"
-    return f"{example['file']}, {unit} {example[unit]}"
-
-
-class PrepareRun(ABC, Generic[R]):
+class PrepareRun(ABC):
     """One preparation.
 
     Args:
@@ -74,6 +129,8 @@ class PrepareRun(ABC, Generic[R]):
     """
 
     kind: ClassVar[str]  # of ``P.json`` and of the parts' manifest
+    noun: ClassVar[str]  # what it prepares
+    flags: ClassVar[str]  # that decide what is left
 
     def __init__(self, job: Any, max_rejects: float, *, overwrite: bool, quiet: bool) -> None:
         self.job, self.max_rejects = job, max_rejects
@@ -84,22 +141,16 @@ class PrepareRun(ABC, Generic[R]):
         """A context that grows one of the output files."""
 
     @abstractmethod
-    def merge_of(self, train: Any, valid: Any, dropped: IO[str], rejects: IO[str]) -> Any:
+    def merge_of(
+        self, train: Any, valid: Any, dropped: IO[str], rejects: IO[str]
+    ) -> PartsMerge[Any]:
         """What takes the parts in, in order."""
 
     @abstractmethod
     def sidecar(self, merge: Any, side: Any) -> dict[str, Any]:
         """``P.json`` of one of the files."""
 
-    @abstractmethod
-    def nothing_left(self, merge: Any, *, is_valid: bool) -> str:
-        """Why there is nothing to write, as a sentence."""
-
-    @abstractmethod
-    def result_of(self, values: dict[str, Any]) -> R:
-        """What a training file's sidecar tells of."""
-
-    def run(self, workers: int) -> R:
+    def run(self, workers: int) -> Prepared:
         """Make the parts that are missing and put all together."""
         job = self.job
         if self.overwrite or not _is_begun(job):
@@ -139,7 +190,7 @@ class PrepareRun(ABC, Generic[R]):
     def _lines(self, name: str) -> IO[str]:
         return open(self.job.parts / f"{name}.jsonl", "w", encoding="utf-8")
 
-    def _work(self, merge: Any, workers: int) -> None:
+    def _work(self, merge: PartsMerge[Any], workers: int) -> None:
         """Have parts made, and take them in as soon as all before them are there."""
         job = self.job
         there = finished_parts(job.parts, len(job.shards))
@@ -156,7 +207,7 @@ class PrepareRun(ABC, Generic[R]):
                     progress.update(record.documents, record.tokens, record.read_bytes)
                 following = self._take(merge, there, following)
 
-    def _take(self, merge: Any, there: dict[int, PartRecord], following: int) -> int:
+    def _take(self, merge: PartsMerge[Any], there: dict[int, PartRecord], following: int) -> int:
         """Merge the parts that are next; returns the number of the first that is not there."""
         while (record := there.pop(following, None)) is not None:
             merge.add(record)
@@ -165,7 +216,7 @@ class PrepareRun(ABC, Generic[R]):
                 self._refuse(merge)
         return following
 
-    def _refuse(self, merge: Any) -> None:
+    def _refuse(self, merge: PartsMerge[Any]) -> None:
         """End the run where too many records are broken; they stay named in ``P.rejects.jsonl``."""
         broken, total = merge.rejected, merge.num_records
         if broken.count <= self.max_rejects * total:
@@ -179,12 +230,13 @@ class PrepareRun(ABC, Generic[R]):
             f"{named}, and mend them or raise the share: the parts that are done stay."
         )
 
-    def _publish(self, merge: Any) -> R:
+    def _publish(self, merge: PartsMerge[Any]) -> Prepared:
         """Give the files their names; those of an earlier run go just before."""
         job, sides = self.job, [side for side in (merge.valid, merge.train) if side is not None]
         for side in sides:
             if not side.num_samples:
-                raise DataError(self.nothing_left(merge, is_valid=side is merge.valid))
+                is_valid = side is merge.valid
+                raise DataError(nothing_left(merge, is_valid, self.noun, self.flags))
         for path in outputs_of(job.prefix):
             path.unlink(missing_ok=True)
         num_dropped = sum(found.count for found in merge.rules.values())
@@ -196,7 +248,7 @@ class PrepareRun(ABC, Generic[R]):
         for side in sides:  # the training file's, last, says that all are there
             write_json(prefix_path(side.prefix, ".json"), self.sidecar(merge, side))
         shutil.rmtree(job.parts)
-        return self.result_of(json.loads(prefix_path(job.prefix, ".json").read_text("utf-8")))
+        return result_of(json.loads(prefix_path(job.prefix, ".json").read_text("utf-8")), job)
 
 
 def _made(job: Any, todo: Sequence[int], workers: int) -> Iterator[int]:

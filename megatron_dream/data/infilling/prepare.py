@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import ConfigError, DataError
+from ...errors import ConfigError
 from ...tokenizer.load import load_tokenizer
+from ..prepared import Prepared, check_flags, checked_prefix, old_result
 from ..preprocessing import load_filters
 from ..readers import DATA_SUFFIXES, check_adapter, list_inputs, plan_shards, text_adapter
 from .job import BOS_AND_EOS, InfillJob, Take
-from .report import InfillResult, closing_lines, old_result
+from .report import closing_lines
 from .run import InfillRun
 
 SHARD_BYTES = 16 << 20
@@ -82,7 +83,7 @@ def prepare_infill(
     overwrite: bool = False,
     quiet: bool = False,
     **options: Any,
-) -> InfillResult:
+) -> Prepared:
     """Prepare texts for infilling (SPEC 6), the same on any number of workers.
 
     Args:
@@ -99,10 +100,7 @@ def prepare_infill(
         UserError: one sentence: bad flags or input, another run's output, too many broken records.
     """
     started = time.monotonic()
-    if workers < 1:
-        raise ConfigError(f"--workers is {workers}; give 1 or more.")
-    if not 0 <= max_rejects <= 1:
-        raise ConfigError(f"--max-rejects is {max_rejects}; give a share from 0 to 1.")
+    check_flags(workers, max_rejects)
     job = plan_infill(input, output_prefix, tokenizer, InfillOptions(**options))
     result = None if overwrite else old_result(job)
     if result is None:
@@ -120,15 +118,10 @@ def plan_infill(
     options: InfillOptions,
 ) -> InfillJob:
     """List the inputs and cut the work into shards."""
-    prefix = Path(output_prefix)
-    if str(output_prefix).endswith("/") or prefix.is_dir():
-        raise DataError(
-            f"{output_prefix}: the output prefix is a folder; add a name, such as {prefix / 'infill'}."
-        )
     suffixes = tuple(options.suffixes or (".py", *DATA_SUFFIXES))
     files = list_inputs([str(path) for path in inputs], suffixes)
     return InfillJob(
-        prefix=prefix,
+        prefix=checked_prefix(output_prefix, "infill"),
         files=tuple(files),
         shards=tuple(plan_shards(files, options.shard_bytes)),
         tokenizer=load_tokenizer(tokenizer),

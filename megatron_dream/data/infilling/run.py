@@ -8,15 +8,15 @@ from typing import IO, Any
 from ..preparing import PrepareRun
 from .job import InfillJob
 from .merge import InfillMerge
-from .report import InfillResult, nothing_left, result_of, sidecar
+from .report import sidecar
 from .text_files import KIND
 from .text_writer import TextWriter
 
 
-class InfillRun(PrepareRun[InfillResult]):
+class InfillRun(PrepareRun):
     """Parts of texts to ``P`` and ``P_valid``."""
 
-    kind = KIND
+    kind, noun, flags = KIND, "text", "--json-key, --from and --max-length"
     job: InfillJob
 
     def writer(self, prefix: Path) -> TextWriter:
@@ -32,11 +32,3 @@ class InfillRun(PrepareRun[InfillResult]):
     def sidecar(self, merge: InfillMerge, side: TextWriter) -> dict[str, Any]:
         """``P.json`` of one of the files."""
         return sidecar(merge, side)
-
-    def nothing_left(self, merge: InfillMerge, *, is_valid: bool) -> str:
-        """Why there is nothing to write, as a sentence."""
-        return nothing_left(merge, is_valid=is_valid)
-
-    def result_of(self, values: dict[str, Any]) -> InfillResult:
-        """What a training file's sidecar tells of."""
-        return result_of(values, self.job)

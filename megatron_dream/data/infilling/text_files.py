@@ -8,7 +8,6 @@ which no sampler ever sees. The index is megatron-core's (``MMIDIDX``, version 1
 from __future__ import annotations
 
 import json
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,10 @@ from ...files import sha256_file
 from ..indexed import MAGIC, VERSION
 from ..order import SampleOrder
 from ..prefix import prefix_path
+from ..sequence_writer import CODES, HEADER, starts_of
 
 KIND, FORMAT_VERSION = "infill", 1  # of P.json
-HEADER = struct.Struct("<9sQBQQ")  # magic, version, dtype code, sequences, documents
-UINT8 = 1
 _AGAIN = "make it again with megatron-dream prepare-infill"
-
-
-def starts_of(lengths: NDArray[np.int32]) -> NDArray[np.int64]:
-    """First byte of each of texts that lie one after another."""
-    starts = np.zeros(lengths.size, np.int64)
-    np.cumsum(lengths[:-1], dtype=np.int64, out=starts[1:])
-    return starts
 
 
 class TextFiles:
@@ -154,7 +145,7 @@ def _num_texts(path: Path) -> int:
             "megatron-dream prepare-infill wrote."
         )
     _, version, code, size, num_ends = HEADER.unpack(raw)
-    if version != VERSION or code != UINT8:
+    if version != VERSION or code != CODES["uint8"]:
         raise DataError(
             f"{path} holds tokens, not texts (it is not of megatron-dream prepare-infill); prepare the data "
             "for infilling, or train on it with megatron-dream pretrain or sft.task: answer."

@@ -22,12 +22,13 @@ from typing import Any
 from ...errors import ConfigError, DataError
 from ...tokenizer.load import load_tokenizer
 from ..document import Reject
+from ..prepared import Prepared, check_flags, checked_prefix, old_result
 from ..preprocessing import load_filters
 from ..readers import DATA_SUFFIXES, InputFile, Piece, list_inputs, plan_shards, read_piece
 from ..readers.paths import RecordError
 from .conversation import SampleFields, Turns
 from .prepare_job import SftJob
-from .prepare_report import SftResult, closing_lines, old_result
+from .prepare_report import closing_lines
 from .prepare_run import SftRun
 from .rendering import Template
 from .rules import rule_options
@@ -91,7 +92,7 @@ def prepare_sft(
     overwrite: bool = False,
     quiet: bool = False,
     **options: Any,
-) -> SftResult:
+) -> Prepared:
     """Prepare SFT data (SPEC 5): rules, split and rendering, the same on any number of workers.
 
     Args:
@@ -108,10 +109,7 @@ def prepare_sft(
         UserError: one sentence: bad flags or input, another run's output, too many broken records.
     """
     started = time.monotonic()
-    if workers < 1:
-        raise ConfigError(f"--workers is {workers}; give 1 or more.")
-    if not 0 <= max_rejects <= 1:
-        raise ConfigError(f"--max-rejects is {max_rejects}; give a share from 0 to 1.")
+    check_flags(workers, max_rejects)
     job = plan_job(input, output_prefix, tokenizer, PrepareOptions(**options))
     result = None if overwrite else old_result(job)
     if result is None:
@@ -133,7 +131,7 @@ def plan_job(
     rules = rule_options(options.skip_rule, filters, options.evaluation_set)
     files = _inputs(inputs, options.suffixes)
     return SftJob(
-        prefix=_checked_prefix(output_prefix),
+        prefix=checked_prefix(output_prefix, "sft"),
         files=tuple(files),
         shards=tuple(plan_shards(files, options.shard_bytes)),
         tokenizer=load_tokenizer(tokenizer),
@@ -184,12 +182,3 @@ def _check_first_records(job: SftJob) -> None:
                 f"{file.path}, record {record + 1}: {reason}; none of the first {len(reasons)} records is "
                 "a sample: name the fields with --prompt-key and --response-key, or --messages-key."
             )
-
-
-def _checked_prefix(prefix: Path | str) -> Path:
-    path = Path(prefix)
-    if str(prefix).endswith("/") or path.is_dir():
-        raise DataError(
-            f"{prefix}: the output prefix is a folder; add a name, such as {path / 'sft'}."
-        )
-    return path

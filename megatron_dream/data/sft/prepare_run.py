@@ -9,13 +9,13 @@ from ..preparing import PrepareRun
 from .merging import Merge
 from .pair_files import PairWriter
 from .prepare_job import KIND, SftJob
-from .prepare_report import SftResult, nothing_left, result_of, sidecar
+from .prepare_report import sidecar
 
 
-class SftRun(PrepareRun[SftResult]):
+class SftRun(PrepareRun):
     """Parts of samples to ``P`` and ``P_valid``."""
 
-    kind = KIND
+    kind, noun, flags = KIND, "sample", "the rules"
     job: SftJob
 
     def writer(self, prefix: Path) -> PairWriter:
@@ -31,11 +31,3 @@ class SftRun(PrepareRun[SftResult]):
     def sidecar(self, merge: Merge, side: PairWriter) -> dict[str, Any]:
         """``P.json`` of one of the files."""
         return sidecar(merge, side)
-
-    def nothing_left(self, merge: Merge, *, is_valid: bool) -> str:
-        """Why there is nothing to write, as a sentence."""
-        return nothing_left(merge, is_valid=is_valid)
-
-    def result_of(self, values: dict[str, Any]) -> SftResult:
-        """What a training file's sidecar tells of."""
-        return result_of(values, self.job)

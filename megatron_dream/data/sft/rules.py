@@ -2,7 +2,7 @@
 
 Rules decide by the sample alone, so that any number of workers drop the same ones; only copies are
 found where all samples come together (merging.py). They look at text; ``too_long`` at the tokens too
-(shard_work.py).
+(prepare_job.py).
 """
 
 from __future__ import annotations

@@ -9,10 +9,9 @@ import time
 import numpy as np
 import pytest
 
-from megatron_dream.data import preparing
+from megatron_dream.data import preparing, sequence_writer
 from megatron_dream.data.duplicates.find import done_by_workers
 from megatron_dream.data.indexed import check_sidecar, inspect_token_files
-from megatron_dream.data.sft import pair_files
 from megatron_dream.data.sft.merging import prompt_uniform
 from megatron_dream.data.sft.prepare import prepare_sft
 from megatron_dream.errors import DataError
@@ -148,7 +147,7 @@ def test_a_failing_overwrite_leaves_the_old_files(sft_model, tmp_path):
 def test_a_failure_while_files_get_their_names_is_gone_on_from(sft_model, tmp_path, one_worker):
     arguments = [one_worker / "in.jsonl"], tmp_path / "out", sft_model
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pair_files, "write_pair_index", lambda *_: 1 / 0)
+        patch.setattr(sequence_writer, "write_sequence_index", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare_sft(*arguments, shard_bytes=5000, **SPLIT)
     assert not list(tmp_path.glob("*.idx")) and not list(tmp_path.glob("*.json"))
