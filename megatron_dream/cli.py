@@ -13,7 +13,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -263,16 +262,31 @@ def _prepare_infill(options: argparse.Namespace) -> None:
     prepare_infill(**_given(options))
 
 
-def _train(stage: str, options: argparse.Namespace) -> int | None:
+def _pretrain(options: argparse.Namespace) -> int | None:
+    if (config := _run_config(options)) is None:
+        return 0
+    from megatron_dream.training.run import pretrain
+
+    return pretrain(config, dry_run=options.dry_run)
+
+
+def _sft(options: argparse.Namespace) -> int | None:
+    if (config := _run_config(options)) is None:
+        return 0
+    from megatron_dream.training.run import sft
+
+    return sft(config, dry_run=options.dry_run)
+
+
+def _run_config(options: argparse.Namespace) -> RunConfig | None:
+    """A training verb's configuration; None where it was only to be shown."""
     from megatron_dream.config.load import load_config, to_yaml
 
     config: RunConfig = load_config(options.config, options.overrides)
-    if options.print_config:
-        print(to_yaml(config), end="")
-        return 0
-    from megatron_dream.training.run import train
-
-    return train(config, stage, dry_run=options.dry_run)
+    if not options.print_config:
+        return config
+    print(to_yaml(config), end="")
+    return None
 
 
 def _fill_train(parser: _Parser) -> None:
@@ -287,16 +301,6 @@ def _analyze_padding(options: argparse.Namespace) -> None:
     from megatron_dream.evaluation.padding import analyze_padding
 
     analyze_padding(**_given(options))
-
-
-def _fill_analyze_padding(parser: _Parser) -> None:
-    parser.add_argument("data", nargs="+", metavar="P", help="prefixes that prepare-sft wrote")
-    parser.add_argument("--tokenizer", required=True, metavar="FOLDER_OR_MODEL")
-    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
-    parser.add_argument("--sequence-length", type=int, default=4000, metavar="N")
-    parser.add_argument("--global-batch-size", type=int, default=576, metavar="N")
-    parser.add_argument("--micro-batch-size", type=int, default=8, metavar="N")
-    parser.add_argument("--steps", type=int, default=20, metavar="N", help="global batches counted")
 
 
 def _analyze_lengths(options: argparse.Namespace) -> None:
@@ -466,11 +470,11 @@ VERBS: dict[str, tuple[Handler, Callable[[_Parser], None], str]] = {
         "turn texts into data that infilling is trained on",
     ),
     "build-index": (_build_index, _fill_build_index, "build a run's data indices beforehand"),
-    "pretrain": (partial(_train, "pretrain"), _fill_train, "train, objective ar or diffusion"),
-    "sft": (partial(_train, "sft"), _fill_train, "fine-tune on answers or for infilling"),
+    "pretrain": (_pretrain, _fill_train, "train, objective ar or diffusion"),
+    "sft": (_sft, _fill_train, "fine-tune on answers or for infilling"),
     "analyze-padding": (
         _analyze_padding,
-        _fill_analyze_padding,
+        flags.add_analyze_padding_flags,
         "tell what share of sft's compute is PAD, by way of truncation",
     ),
     "analyze-lengths": (

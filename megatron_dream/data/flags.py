@@ -140,3 +140,15 @@ def add_prepare_sft_flags(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=int, metavar="N", help="processes (1)")
     add("--max-rejects", type=float, metavar="SHARE", help="broken records allowed (0.01)")
     add("--overwrite", action="store_true", help="replace what another run wrote")
+
+
+def add_analyze_padding_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of ``analyze-padding``."""
+    add = parser.add_argument
+    add("data", nargs="+", metavar="P", help="prefixes that prepare-sft wrote")
+    add("--tokenizer", required=True, metavar="FOLDER_OR_MODEL")
+    add("--output", required=True, type=Path, metavar="FOLDER")
+    add("--sequence-length", type=int, default=4000, metavar="N")
+    add("--global-batch-size", type=int, default=576, metavar="N")
+    add("--micro-batch-size", type=int, default=8, metavar="N")
+    add("--steps", type=int, default=20, metavar="N", help="global batches counted")

@@ -90,7 +90,7 @@ def test_names_of_a_corpus_cannot_break_the_table(tmp_path: Path) -> None:
 
 
 def report(loss: float) -> StepReport:
-    return StepReport(loss, 5, 10, 12, 2, 1.25, 0.5, 2.75, [], [])
+    return StepReport(loss, 5, 10, 12, 2, 14, 1.25, 0.5, 2.75, [], [])
 
 
 def test_metrics_are_those_of_the_last_step_and_validation() -> None:
