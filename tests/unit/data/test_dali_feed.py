@@ -47,7 +47,7 @@ def dali() -> None:
 
 
 class HangingRows:
-    sequence_length, has_whole_rows = 64, True
+    sequence_length, has_whole_rows, has_one_width, pad_id = 64, True, True, 0
 
     def __getitem__(self, n: int) -> Row:
         time.sleep(3600 if n >= 12 else 0)
