@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from megatron_dream import __version__
 from megatron_dream.data import flags
-from megatron_dream.data.infilling import flags as infill_flags
 from megatron_dream.errors import ConfigError, UserError
 from megatron_dream.evaluation import sampling_flags
 
@@ -466,7 +465,7 @@ VERBS: dict[str, tuple[Handler, Callable[[_Parser], None], str]] = {
     ),
     "prepare-infill": (
         _prepare_infill,
-        infill_flags.add_prepare_infill_flags,
+        flags.add_prepare_infill_flags,
         "turn texts into data that infilling is trained on",
     ),
     "build-index": (_build_index, _fill_build_index, "build a run's data indices beforehand"),

@@ -113,13 +113,23 @@ def add_find_duplicates_flags(parser: argparse.ArgumentParser) -> None:
     add("--shard-mb", type=float, default=64, metavar="MB", help="input taken at a time (64)")
 
 
-def add_prepare_sft_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of ``prepare-sft``; those not given are left to ``prepare_sft``'s own defaults."""
+def _add_preparation_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of both preparations; those not given are left to their functions' own defaults."""
     parser.argument_default = argparse.SUPPRESS
     add = parser.add_argument
     add("--input", nargs="+", required=True, metavar="PATH", help="files, folders, globs, URLs")
     add("--output-prefix", type=Path, required=True, metavar="P")
     add("--tokenizer", type=Path, required=True, metavar="FOLDER_OR_MODEL")
+    add("--suffixes", nargs="+", metavar="SUFFIX", help="which files of a folder count")
+    add("--workers", type=int, metavar="N", help="processes (1)")
+    add("--max-rejects", type=float, metavar="SHARE", help="broken records allowed (0.01)")
+    add("--overwrite", action="store_true", help="replace what another run wrote")
+
+
+def add_prepare_sft_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of ``prepare-sft``."""
+    _add_preparation_flags(parser)
+    add = parser.add_argument
     add("--prompt-key", metavar="NAME", help="field of the prompt, text or messages (prompt)")
     add("--response-key", metavar="NAME", help="field of the response (response)")
     add("--messages-key", metavar="NAME", help="instead: field of a whole conversation")
@@ -136,10 +146,25 @@ def add_prepare_sft_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--filters", type=Path, metavar="F.yaml", help="options of repetition, decontamination")
     add("--skip-rule", nargs="+", metavar="NAME", help="rules left out (docs/sft.md)")
-    add("--suffixes", nargs="+", metavar="SUFFIX", help="which files of a folder count")
-    add("--workers", type=int, metavar="N", help="processes (1)")
-    add("--max-rejects", type=float, metavar="SHARE", help="broken records allowed (0.01)")
-    add("--overwrite", action="store_true", help="replace what another run wrote")
+
+
+def add_prepare_infill_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of ``prepare-infill``."""
+    _add_preparation_flags(parser)
+    add = parser.add_argument
+    add("--json-key", metavar="NAME", help="field of the text (text)")
+    add("--response-key", metavar="NAME", help="instead: field of a response")
+    add(
+        "--from",
+        dest="take",
+        choices=("whole", "fences"),
+        help="learn whole texts, or the code between their ``` fences (whole)",
+    )
+    add("--max-length", type=int, metavar="N", help="tokens of a text; longer: dropped (1024)")
+    add("--min-lines", type=int, metavar="N", help="that are not blank; fewer: dropped (2)")
+    add("--min-characters", type=int, metavar="N", help="of a text; fewer: dropped (16)")
+    add("--filters", type=Path, metavar="F.yaml", help="what texts have to pass (docs/data.md)")
+    add("--valid-share", type=float, metavar="SHARE", help="of the texts, for P_valid (0)")
 
 
 def add_analyze_padding_flags(parser: argparse.ArgumentParser) -> None:
