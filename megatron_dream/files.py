@@ -5,11 +5,12 @@ Write to a temporary name in the same folder, flush, fsync, rename, fsync the fo
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -76,6 +77,16 @@ def write_json(path: Path | str, value: Any) -> None:
     with atomic_write(path) as stream:
         json.dump(value, stream, indent=2, ensure_ascii=False)
         stream.write("\n")
+
+
+def remove_leftovers(paths: Iterable[Path]) -> None:
+    """Remove what killed writers of these files left under temporary names.
+
+    Only for files that one process at a time writes: that of another would lose its work.
+    """
+    for path in paths:
+        for left in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*.tmp"):
+            left.unlink(missing_ok=True)
 
 
 def sha256_file(path: Path | str) -> str:

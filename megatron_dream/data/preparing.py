@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any, ClassVar, Generic, TypeVar
 
 from ..errors import DataError
-from ..files import write_json
+from ..files import remove_leftovers, write_json
 from .duplicates.find import done_by_workers
 from .prefix import prefix_path
 from .prepared import Prepared, RuleCount, nothing_left, place_of, result_of, valid_prefix
@@ -247,6 +247,7 @@ class PrepareRun(ABC):
             side.publish()
         for side in sides:  # the training file's, last, says that all are there
             write_json(prefix_path(side.prefix, ".json"), self.sidecar(merge, side))
+        remove_leftovers(outputs_of(job.prefix))
         shutil.rmtree(job.parts)
         return result_of(json.loads(prefix_path(job.prefix, ".json").read_text("utf-8")), job)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError, UserError
-from ...files import write_json
+from ...files import remove_leftovers, write_json
 from ..prefix import prefix_path
 from ..progress import PreprocessProgress
 from . import mpi as mpi_world
@@ -21,6 +21,7 @@ from .parts import PartRecord, finished_parts, sync_folder
 from .report import PreprocessResult, completed_result, result_of, sidecars, write_rejects
 
 _MIN_RECORDS = 1000  # below it a share of bad records says nothing
+_WRITTEN = (".idx", ".json", ".rejects.jsonl")  # under temporary names at first
 
 
 def run_job(
@@ -224,6 +225,7 @@ def publish_parts(
     described = list(zip(outputs, sidecars(job, records, outputs), strict=True))
     for output, sidecar in reversed(described):  # the first one, last, says that all are there
         write_json(prefix_path(output.prefix, ".json"), sidecar)
+    remove_leftovers(prefix_path(o.prefix, ending) for o in outputs for ending in _WRITTEN)
     shutil.rmtree(job.parts)
     return result
 

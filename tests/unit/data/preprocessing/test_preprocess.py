@@ -204,6 +204,26 @@ def test_killed_and_called_again(code_model, corpus, expected, tmp_path):
     assert all(made < before for made in done.values()) and not parts.exists()
 
 
+@pytest.mark.parametrize("ending", [".idx", ".json", ".rejects.jsonl"])
+def test_killed_before_a_file_has_its_name(code_model, corpus, expected, tmp_path, ending):
+    """Its temporary file is gone after the next call, one of another prefix is not."""
+    prefix, others = tmp_path / "out", tmp_path / ".out2.json.77.tmp"
+    others.touch()
+    code = (
+        "import os, sys\nfrom megatron_dream.cli import main\nreplace = os.replace\n"
+        f"name = {str(prefix) + ending!r}\n"
+        "os.replace = lambda a, b: os.kill(os.getpid(), 9) if str(b) == name else replace(a, b)\n"
+        "main(sys.argv[1:])\n"
+    )
+    words = ["preprocess", "--input", corpus, "--output-prefix", prefix, "--tokenizer", code_model]
+    words = [*map(str, words), "--append-eod", "--max-rejects", "0.5"]
+    assert subprocess.run([sys.executable, "-c", code, *words]).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob(f".out{ending}.*.tmp"))) == 1
+    assert main(words) == 0
+    assert contents(prefix) == expected[0]
+    assert list(tmp_path.glob(".*")) == [others]
+
+
 def test_another_job_is_refused_by_name(code_model, corpus, tmp_path):
     preprocess([corpus], tmp_path / "out", code_model)
     old = contents(tmp_path / "out")

@@ -201,6 +201,7 @@ def test_killed_and_called_again(sft_model, tmp_path, one_worker):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert names(tmp_path) == ["out.parts"]
+    (tmp_path / ".out_valid.idx.77.tmp").touch()  # as of a kill while that was written
     made = {p.name: p.stat().st_mtime_ns for p in parts.glob("0*.json")}
     seen = []
     from megatron_dream.data.sft import prepare_job
@@ -221,4 +222,4 @@ def test_killed_and_called_again(sft_model, tmp_path, one_worker):
     assert seen and min(seen) == len(made)  # went on where it was
     for name in ("out.bin", "out.idx", "out_valid.bin", "out.dropped.jsonl", "out.rejects.jsonl"):
         assert (tmp_path / name).read_bytes() == (one_worker / name).read_bytes(), name
-    assert not parts.exists()
+    assert not parts.exists() and not list(tmp_path.glob(".*"))
