@@ -39,11 +39,12 @@ import data_runs as runs  # noqa: E402
 import psutil  # noqa: E402
 import truncation_problems as toy  # noqa: E402
 import truncation_report as report  # noqa: E402
+import truncation_training as training  # noqa: E402
+from truncation_training import Setup  # noqa: E402
 
 from megatron_dream.files import write_json  # noqa: E402
 from megatron_dream.training.status import read_log  # noqa: E402
 
-DREAM = [sys.executable, "-m", "megatron_dream"]
 ARMS = MappingProxyType(
     {
         "to the maximum": ["--sft.truncation", "off", "--sft.pad", "max"],
@@ -54,20 +55,6 @@ ARMS = MappingProxyType(
 )
 WIDTH = 128  # data.sequence_length
 CANVAS = 64
-VOCABULARY = 340  # of it 256 bytes; a blank with a letter is one piece
-TRAIN_PROBLEMS = 20_000
-RECIPE = """
-model: {num_layers: 3, hidden_size: 128, num_attention_heads: 4, num_query_groups: 2, ffn_hidden_size: 384,
-        tie_word_embeddings: true, max_position_embeddings: 512}
-tokenizer: {path: "%(folder)s/tokenizer.model"}
-data:
-  train: [{prefix: "%(folder)s/%(data)s"}]
-  sequence_length: %(width)d
-  num_workers: 0
-diffusion: {objective: diffusion, weight: cart, cart_p: 0.1}
-optimizer: {lr: 1.0e-3, lr_warmup_fraction: 0.05}
-training: {micro_batch_size: 16, global_batch_size: 32, precision: fp32}
-"""
 
 
 @dataclass(frozen=True)
@@ -101,38 +88,6 @@ def tasks_of(seed: int) -> Iterator[Task]:
                 yield Task(arm, basis, seed)
 
 
-def prepare(folder: Path, plan: Plan) -> None:
-    """Problems, tokenizer, token files and the pretrained model; what is there of this recipe stays."""
-    about = {**asdict(plan), "recipe": RECIPE, "vocabulary": VOCABULARY, "width": WIDTH}
-    stamp = folder / "prepared.json"
-    if stamp.exists() and json.loads(stamp.read_text()) == about:
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    toy.write_problems(folder, TRAIN_PROBLEMS, plan.problems)
-    tokenizer = f"{folder}/tokenizer.model"
-    words = ["tokenizer", "train", "--input", f"{folder}/texts.jsonl"]
-    runs.run([*DREAM, *words, "--vocab-size", str(VOCABULARY), "--output", tokenizer])
-    common = ["--tokenizer", tokenizer, "--output-prefix"]
-    words = ["preprocess", "--input", f"{folder}/texts.jsonl", "--append-eod"]
-    runs.run([*DREAM, *words, *common, f"{folder}/texts"])
-    rules = ["--skip-rule", "no_code", "unclosed_fence", "python_syntax", "repetition"]
-    words = ["prepare-sft", "--input", f"{folder}/train.jsonl", "--template", "none", *rules]
-    runs.run([*DREAM, *words, "--max-length", str(WIDTH), *common, f"{folder}/answers"])
-    for stage, data in (("pretrain", "texts"), ("sft", "answers")):
-        recipe = RECIPE % {"folder": folder, "data": data, "width": WIDTH}
-        (folder / f"{stage}.yaml").write_text(recipe, encoding="utf-8")
-    train(folder, "pretrain", folder / "pretrained", plan.pretrain_steps)
-    write_json(stamp, about)
-
-
-def train(folder: Path, stage: str, run_folder: Path, steps: int, *more: str) -> float:
-    """Run a stage; seconds."""
-    shutil.rmtree(run_folder, ignore_errors=True)
-    words = [*DREAM, stage, "--config", f"{folder}/{stage}.yaml", "--training.train_steps"]
-    seconds, _ = runs.run([*words, str(steps), "--checkpoint.run_folder", str(run_folder), *more])
-    return seconds
-
-
 def run_task(folder: Path, plan: Plan, task: Task) -> dict[str, Any]:
     """Train, export and measure one model, unless its figures are there."""
     here = folder / "models" / task.name
@@ -146,9 +101,9 @@ def run_task(folder: Path, plan: Plan, task: Task) -> dict[str, Any]:
     steps = steps_of(folder, plan, task)
     fields = [*ARMS[task.arm], "--checkpoint.init_from", f"{folder}/pretrained"]
     fields += ["--data.seed", str(1000 + task.seed)]
-    seconds = train(folder, "sft", here / "run", steps, *fields)
+    seconds = training.train(folder, "sft", here / "run", steps, *fields)
     log = [record for record in read_log(here / "run") if record["event"] == "step"]
-    runs.run([*DREAM, "export-hf", f"{here}/run", f"{here}/export", "--dtype", "float32"])
+    runs.run([*training.DREAM, "export-hf", f"{here}/run", f"{here}/export", "--dtype", "float32"])
     problems = toy.read_held_out(folder)
     began = time.monotonic()
     figures = measure_model(
@@ -230,7 +185,7 @@ def main() -> int:
     plan = Plan(options.steps, options.pretrain_steps or options.steps, options.problems)
     folder = options.work.resolve() / "-".join(map(str, asdict(plan).values()))
     began = time.monotonic()
-    prepare(folder, plan)
+    training.prepare(folder, Setup(WIDTH, plan.problems, plan.pretrain_steps))
     signal.signal(signal.SIGTERM, leave_nobody_behind)
     print(f"problems and pretrained model: {time.monotonic() - began:.0f} s", flush=True)
     results: list[dict[str, Any]] = []

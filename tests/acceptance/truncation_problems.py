@@ -1,9 +1,9 @@
-"""Toy problems for sft_truncation.py: the prompt decides how long the answer is, 1 to 60 tokens.
+"""Toy problems for sft_truncation.py and sampling_trained.py: the prompt decides how long the answer is.
 
     repeat q r x to 5:   q r q r q ...       as many letters as it says, which have to be counted
     number q r x to 3:   1 q 2 r 3 x         the same with numbers, so that the end can be read off
 
-Lengths are skewed: most answers are short, a few are as long as can be, as answers to instructions are.
+Lengths are skewed by default: most answers are short, a few as long as can be, as those to instructions are.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LONGEST = 60  # tokens of an answer, about
+SHARE_OF_LONG = 0.15  # of any length alike
 _MEAN_OF_SHORT = 8.0
-_SHARE_OF_LONG = 0.15
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Problem:
     answer: str
 
 
-def make_problem(draw: random.Random) -> Problem:
+def make_problem(draw: random.Random, longest: int, share_of_long: float) -> Problem:
     """One problem; its length is drawn first."""
-    if draw.random() < _SHARE_OF_LONG:
-        length = draw.randint(1, LONGEST)
+    if draw.random() < share_of_long:
+        length = draw.randint(1, longest)
     else:
-        length = min(LONGEST, 1 + int(draw.expovariate(1 / _MEAN_OF_SHORT)))
+        length = min(longest, 1 + int(draw.expovariate(1 / _MEAN_OF_SHORT)))
     letters = draw.sample(string.ascii_lowercase, 3)
     if draw.random() < 0.5:
         items = [letters[n % 3] for n in range(length)]
@@ -48,12 +48,18 @@ def numbered_items(length: int) -> int:
     return max(1, (length + 1) // 3) if length < 30 else 9 + (length - 26) // 4
 
 
-def write_problems(folder: Path, train: int, held_out: int, seed: int = 0) -> None:
+def write_problems(
+    folder: Path,
+    train: int,
+    held_out: int,
+    longest: int = LONGEST,
+    share_of_long: float = SHARE_OF_LONG,
+) -> None:
     """``texts.jsonl`` for pretraining, ``train.jsonl`` and ``held_out.jsonl``; no prompt twice."""
-    draw = random.Random(seed)
+    draw = random.Random(0)
     problems: dict[str, Problem] = {}
     while len(problems) < train + held_out:
-        problem = make_problem(draw)
+        problem = make_problem(draw, longest, share_of_long)
         problems.setdefault(problem.prompt, problem)
     # Repeated prompts are left out, short ones rather than long: mixed, both parts are alike in that.
     mixed = list(problems.values())
