@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,17 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # importlib mode adds no paths: helpers in tests/ are imported as `tests.parallel.pool`
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
+
+
+from tests.warm import WarmStarter  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[WarmStarter]:
+    """Starts processes that have torch and megatron-core imported already."""
+    starter = WarmStarter()
+    yield starter
+    starter.close()
 
 
 @pytest.fixture(scope="session")

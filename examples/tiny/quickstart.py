@@ -37,8 +37,8 @@ DISK_BYTES, MEMORY_BYTES, MINUTES = 900_000_000, 4_000_000_000, 12
 DREAM = ["megatron-dream"]
 TWO = ["torchrun", "--standalone", "--nproc_per_node", "2", "-m", "megatron_dream"]
 DIFFUSION = ["pretrain", "--config", "examples/tiny/diffusion.yaml"]
-REHEARSAL = ["--training.train_steps", "4", "--training.eval_interval", "4"]
-REHEARSAL += ["--training.eval_samples", "32"]
+REHEARSAL = ["--training.train_steps", "2", "--training.eval_interval", "2"]
+REHEARSAL += ["--training.eval_samples", "16", "--training.global_batch_size", "8"]
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Stage:
 
 
 def stages(rehearse: bool) -> list[Stage]:
-    """The line, in order. A rehearsal trains four steps a run: it shows the way, not a model."""
+    """The line, in order. A rehearsal trains two steps a run: it shows the way, not a model."""
     few = REHEARSAL if rehearse else []
     part = ["--files", "150", "--asked", "2"] if rehearse else []
     long_steps = [] if rehearse else ["--training.train_steps", "250"]
@@ -75,7 +75,7 @@ def stages(rehearse: bool) -> list[Stage]:
             [[*DREAM, "pretrain", "--config", "examples/tiny/ar.yaml", *few]],
         ),
         Stage("adapted to diffusion", [[*TWO, *DIFFUSION, *few]], threads=1),
-        *_export_stages("adapted", "first page"),
+        *_export_stages("adapted", "first page", rehearse),
         Stage(
             "diffusion from random weights",
             [[*TWO, *DIFFUSION, *few, "--checkpoint.init_from", "null",
@@ -88,7 +88,7 @@ def stages(rehearse: bool) -> list[Stage]:
               "--checkpoint.run_folder", f"{runs}/longer"]],
             threads=1,
         ),
-        *_export_stages("longer", "page"),
+        *_export_stages("longer", "page", rehearse),
         Stage(
             "export compared with the training model",
             [[*DREAM, "verify-export", f"{WORK}/export-longer", "--against", f"{runs}/longer"]],
@@ -130,8 +130,9 @@ def _sft_stages(name: str, recipe: str, few: list[str]) -> list[Stage]:
     ]
 
 
-def _export_stages(run: str, page: str) -> list[Stage]:
+def _export_stages(run: str, page: str, rehearse: bool) -> list[Stage]:
     export = f"{WORK}/export-{run}"
+    part = ["--count", "2", "--new-tokens", "16"] if rehearse else []
     return [
         Stage(
             f"export of {run}",
@@ -140,7 +141,7 @@ def _export_stages(run: str, page: str) -> list[Stage]:
         Stage(
             f"samples of {run}",
             [["python", "examples/tiny/sample_export.py", export, "--prompts",
-              f"{WORK}/corpus/functions.jsonl", "--output", f"{WORK}/samples-{run}.json"]],
+              f"{WORK}/corpus/functions.jsonl", "--output", f"{WORK}/samples-{run}.json", *part]],
         ),
         Stage(page, function=lambda: write_sample_page(run, page)),
     ]  # fmt: skip
@@ -280,7 +281,7 @@ def closing_table(seconds: dict[str, float]) -> None:
 def main() -> int:
     """Run every stage that has no stamp for its present commands."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rehearse", action="store_true", help="four steps a run, to see the way")
+    parser.add_argument("--rehearse", action="store_true", help="two steps a run, to see the way")
     options = parser.parse_args()
     os.chdir(ROOT)
     try:

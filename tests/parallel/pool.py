@@ -1,8 +1,9 @@
 """A pool of persistent worker processes for tests with several ranks.
 
-Starting a process and importing megatron-core costs five seconds; the workers pay it once. Each job
-gets a new process group of the size it asks for (ranks 0..n-1 of the pool) over a new file store,
-so that jobs of any layout follow one another in the same processes.
+Starting a process and importing megatron-core costs six seconds; the workers pay it once, or not at all
+where they are forked from a process that has paid it (tests/warm.py). Each job gets a new process group
+of the size it asks for (ranks 0..n-1 of the pool) over a new file store, so that jobs of any layout
+follow one another in the same processes.
 
 A job is a function of a test file, named by path and name: ``job(**arguments) -> result``. It calls
 ``megatron_dream.parallel.start`` for its layout. Results and arguments travel pickled.
@@ -23,7 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.warm import ROOT, WarmProcess, WarmStarter, environment
 
 
 class WorkerError(AssertionError):
@@ -31,12 +32,12 @@ class WorkerError(AssertionError):
 
 
 class WorkerPool:
-    """Up to ``size`` ranks, started when first needed."""
+    """Up to ``size`` ranks, started when first needed, by ``warm`` if that is given."""
 
-    def __init__(self, size: int = 4) -> None:
-        self.size = size
+    def __init__(self, size: int = 4, warm: WarmStarter | None = None) -> None:
+        self.size, self._warm = size, warm
         self._folder = tempfile.TemporaryDirectory(prefix="pool-")
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._processes: list[subprocess.Popen[bytes] | WarmProcess] = []
         self._connections: list[Connection] = []
         self._jobs = 0
 
@@ -74,10 +75,14 @@ class WorkerPool:
         while len(self._processes) < count:
             path = f"{address}-{self._jobs}-{len(self._processes)}"
             with Listener(path, "AF_UNIX") as listener:
-                environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-                command = [sys.executable, __file__, path]
-                self._processes.append(subprocess.Popen(command, cwd=ROOT, env=environment))
+                self._processes.append(self._process(path))
                 self._connections.append(listener.accept())
+
+    def _process(self, address: str) -> subprocess.Popen[bytes] | WarmProcess:
+        if self._warm is not None:
+            return self._warm.start(__file__, address)
+        command = [sys.executable, __file__, address]
+        return subprocess.Popen(command, cwd=ROOT, env=environment())
 
     def close(self) -> None:
         """Kill the workers; a later ``run`` starts new ones."""
@@ -129,6 +134,5 @@ def _serve(address: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
     sys.path.insert(0, str(Path(__file__).parent))
     _serve(sys.argv[1])

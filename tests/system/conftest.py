@@ -13,17 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.warm import WarmStarter, environment
+
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-def environment() -> dict[str, str]:
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONWARNINGS": "ignore",
-    }
 
 
 def command_line(*words: str, processes: int = 1) -> list[str]:
@@ -43,18 +35,20 @@ def command_line(*words: str, processes: int = 1) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def run_command() -> Command:
+def run_command(warm: WarmStarter) -> Command:
     """Run ``megatron-dream`` as a user would; checks the exit code unless told."""
 
-    def run(*words: str, processes: int = 1, code: int | None = 0, **options: Any) -> Any:
-        result = subprocess.run(
-            command_line(*words, processes=processes),
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=300,
-            **options,
-        )
+    def run(*words: str, processes: int = 1, code: int | None = 0) -> Any:
+        if processes == 1:
+            result = warm.run("megatron_dream", *words)
+        else:
+            result = subprocess.run(
+                command_line(*words, processes=processes),
+                env=environment(),
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
         if code is not None:
             assert result.returncode == code, f"{words}\n{result.stdout}\n{result.stderr}"
         return result
@@ -90,7 +84,7 @@ def config_file(token_data: Path, tmp_path: Path) -> Path:
     """A configuration that trains in seconds; its run folder is ``tmp_path/run``."""
     config = {
         "model": {
-            "num_layers": 4,
+            "num_layers": 2,
             "hidden_size": 64,
             "num_attention_heads": 4,
             "num_query_groups": 2,

@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import openai
 
-from tests.system.conftest import command_line, environment
+from tests.system.conftest import command_line
+from tests.warm import environment
 
 
 class Server:

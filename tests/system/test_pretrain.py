@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import random
-import subprocess
-import sys
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,7 @@ from megatron_dream.checkpoint.metadata import read_metadata, resolve_checkpoint
 from megatron_dream.checkpoint.tensors import TensorReader
 from megatron_dream.tokenizer import load_tokenizer
 from megatron_dream.training.provenance import source_commit
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(Path(__file__).parent))
-
-from conftest import command_line, environment  # noqa: E402
+from tests.warm import WarmProcess, WarmStarter
 
 Command = Callable[..., Any]
 
@@ -35,18 +32,38 @@ def log_of(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
 
 
-def kill_at_step(config: Path, run: Path, step: int, *words: str) -> None:
-    """Start a run and kill it with SIGKILL as soon as its log shows ``step``."""
-    command = command_line("pretrain", "--config", str(config), *words)
-    process = subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL)
+@pytest.fixture
+def start_run(warm: WarmStarter) -> Iterator[Callable[..., WarmProcess]]:
+    """Begin ``pretrain``. What killed runs leave behind, their writers, ends with the test."""
+    groups: list[int] = []
+
+    def start(*words: str) -> WarmProcess:
+        process = warm.start(
+            "megatron_dream", "pretrain", *words, output=os.devnull, errors=os.devnull
+        )
+        groups.append(process.pid)
+        return process
+
+    yield start
+    for group in groups:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+
+
+def kill_at(
+    start_run: Command, run: Path, event: str, step: int, delay: float, *words: str
+) -> None:
+    """Start a run; SIGKILL it ``delay`` seconds after its log shows ``event`` of ``step`` or a later one."""
+    process = start_run(*words)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        if any(entry["event"] == "step" and entry["step"] >= step for entry in log_of(run)):
+        if any(entry["event"] == event and entry["step"] >= step for entry in log_of(run)):
             break
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.002)
+    time.sleep(delay)
     process.kill()
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
 
 
 def assert_equal_checkpoints(first: Path, second: Path) -> None:
@@ -60,12 +77,13 @@ def assert_equal_checkpoints(first: Path, second: Path) -> None:
 
 
 def test_killed_and_resumed_run_is_bit_equal(
-    config_file: Path, tmp_path: Path, run_command: Command
+    config_file: Path, tmp_path: Path, run_command: Command, start_run: Command
 ) -> None:
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     config = str(config_file)
     run_command("pretrain", "--config", config, "--checkpoint.run_folder", str(straight))
-    kill_at_step(config_file, killed, 13, "--checkpoint.run_folder", str(killed))
+    words = ["--config", config, "--checkpoint.run_folder", str(killed)]
+    kill_at(start_run, killed, "step", 13, 0, *words)
     assert resolve_checkpoint(killed).name == "step_00000010"
     run_command("pretrain", "--config", config, "--checkpoint.run_folder", str(killed))
     assert_equal_checkpoints(straight, killed)
@@ -77,14 +95,12 @@ def test_killed_and_resumed_run_is_bit_equal(
 def test_two_processes_adapt_an_autoregressive_model(
     config_file: Path, tmp_path: Path, run_command: Command
 ) -> None:
-    config, ar = str(config_file), str(tmp_path / "ar")
+    ar = str(tmp_path / "ar")
+    words = ["pretrain", "--config", str(config_file), "--training.train_steps", "6"]
+    words += ["--training.eval_interval", "6"]
+    run_command(*words, "--diffusion.objective", "ar", "--checkpoint.run_folder", ar)
     run_command(
-        "pretrain", "--config", config, "--diffusion.objective", "ar", "--checkpoint.run_folder", ar,
-        "--training.eval_interval", "20",
-    )  # fmt: skip
-    run_command(
-        "pretrain", "--config", config, "--checkpoint.init_from", ar, "--training.eval_interval", "20",
-        "--parallel.tensor_model_parallel_size", "2",
+        *words, "--checkpoint.init_from", ar, "--parallel.tensor_model_parallel_size", "2",
         processes=2,
     )  # fmt: skip
     log = log_of(tmp_path / "run")
@@ -92,7 +108,7 @@ def test_two_processes_adapt_an_autoregressive_model(
     validations = [e for e in log if e["event"] == "validation"]
     assert validations[-1]["rows"] == 64 and 0 < validations[-1]["masked_cross_entropy"] < 7
     status = run_command("status", str(tmp_path / "run")).stdout
-    assert "step_00000020" in status
+    assert "step_00000006" in status
 
 
 def test_resume_refuses_other_data_and_tokenizer(
@@ -105,8 +121,8 @@ def test_resume_refuses_other_data_and_tokenizer(
     assert "index_hash" in refused and refused.count("\n") == 1
     refused = run_command(*short, "4", "--diffusion.objective", "ar", code=2).stderr
     assert "objective is diffusion there and ar here" in refused
-    refused = run_command(*short, "4", "--model.num_layers", "2", code=2).stderr
-    assert "model.num_layers is 4 there and 2 here" in refused
+    refused = run_command(*short, "4", "--model.num_layers", "4", code=2).stderr
+    assert "model.num_layers is 2 there and 4 here" in refused
     refused = run_command(*short, "4", "--diffusion.t_min", "0.01", code=2).stderr
     assert "diffusion.t_min is 0.001 there and 0.01 here" in refused
 
@@ -199,21 +215,18 @@ def assert_tokenizer_is_of_the_run(folder: Path, token_data: Path) -> None:
         assert fast(text)["input_ids"] == model.encode(text, special="as_token")
 
 
-def kill_during_saves(config: Path, tmp_path: Path, kills: int) -> None:
+def kill_during_saves(start_run: Command, config: Path, tmp_path: Path, kills: int) -> None:
     """Kill a run that saves at every step at random moments; what ``latest`` names must be whole."""
     run = tmp_path / "run"
+    words = ["--config", str(config), "--checkpoint.save_interval", "1"]
+    words += ["--training.train_steps", "4000"]
     moments = random.Random(0)
     last = 0
     for _ in range(kills):
-        kill_at_step(
-            config,
-            run,
-            last + 1,
-            "--checkpoint.save_interval",
-            "1",
-            "--training.train_steps",
-            "4000",
-        ) if moments.random() < 0.3 else _kill_after(config, run, last, moments.uniform(0.0, 0.4))
+        if moments.random() < 0.3:
+            kill_at(start_run, run, "step", last + 1, 0, *words)
+        else:
+            kill_at(start_run, run, "checkpoint", last + 1, moments.uniform(0.0, 0.4), *words)
         if (run / "checkpoints" / "latest").exists():
             folder = resolve_checkpoint(run)
             metadata = read_metadata(folder)
@@ -223,30 +236,17 @@ def kill_during_saves(config: Path, tmp_path: Path, kills: int) -> None:
     assert last > 0
 
 
-def _kill_after(config: Path, run: Path, last: int, delay: float) -> None:
-    command = command_line(
-        "pretrain", "--config", str(config), "--checkpoint.save_interval", "1",
-        "--training.train_steps", "4000",
-    )  # fmt: skip
-    process = subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if any(entry["event"] == "checkpoint" and entry["step"] > last for entry in log_of(run)):
-            break
-        assert process.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.002)
-    time.sleep(delay)
-    process.kill()
-    process.wait()
-
-
-def test_kill_at_any_moment_of_a_save(config_file: Path, tmp_path: Path) -> None:
-    kill_during_saves(config_file, tmp_path, kills=3)
+def test_kill_at_any_moment_of_a_save(
+    config_file: Path, tmp_path: Path, start_run: Command
+) -> None:
+    kill_during_saves(start_run, config_file, tmp_path, kills=3)
 
 
 @pytest.mark.acceptance
-def test_kill_at_twenty_moments_of_a_save(config_file: Path, tmp_path: Path) -> None:
-    kill_during_saves(config_file, tmp_path, kills=20)
+def test_kill_at_twenty_moments_of_a_save(
+    config_file: Path, tmp_path: Path, start_run: Command
+) -> None:
+    kill_during_saves(start_run, config_file, tmp_path, kills=20)
 
 
 def test_an_index_built_beforehand_is_the_one_that_the_run_uses(

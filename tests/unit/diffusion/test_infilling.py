@@ -62,11 +62,7 @@ def cases(
     )
 
 
-@settings(max_examples=2000, deadline=None)
-@given(cases(), st.sampled_from([0.5, 0.0, 1.0]))
-@example(([], InfillingDraws(1.0, np.zeros(0), np.zeros(0), 0, False)), 0.5)
-@example(([1], InfillingDraws(1.0, np.zeros(1), np.zeros(3), 2, False)), 1.0)
-def test_equals_the_scan(case: tuple[list[int], InfillingDraws], q: float) -> None:
+def check_against_the_scan(case: tuple[list[int], InfillingDraws], q: float) -> None:
     middle, draws = case
     found = corrupt_middle(np.array(middle, dtype=np.int64), draws, expand_probability=q, **IDS)
     tokens, labels, masked, weights = by_the_scan(middle, draws, q)
@@ -74,6 +70,23 @@ def test_equals_the_scan(case: tuple[list[int], InfillingDraws], q: float) -> No
     assert found.targets.tolist() == labels
     assert found.is_masked.tolist() == masked
     assert found.weight.tolist() == pytest.approx(weights, abs=1e-12)
+
+
+@settings(max_examples=400, deadline=None)
+@given(cases(), st.sampled_from([0.5, 0.0, 1.0]))
+@example(([], InfillingDraws(1.0, np.zeros(0), np.zeros(0), 0, False)), 0.5)
+@example(([1], InfillingDraws(1.0, np.zeros(1), np.zeros(3), 2, False)), 1.0)
+def test_equals_the_scan(case: tuple[list[int], InfillingDraws], q: float) -> None:
+    check_against_the_scan(case, q)
+
+
+@pytest.mark.acceptance
+@settings(max_examples=2000, deadline=None)
+@given(cases(), st.sampled_from([0.5, 0.0, 1.0]))
+def test_equals_the_scan_in_two_thousand_cases(
+    case: tuple[list[int], InfillingDraws], q: float
+) -> None:
+    check_against_the_scan(case, q)
 
 
 @settings(max_examples=300, deadline=None)

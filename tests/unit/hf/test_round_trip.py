@@ -1,17 +1,16 @@
 """import-hf, export-hf and verify-export one after the other, as a user types them.
 
-One process runs all of it: megatron-core starts once.
+One process runs all of it.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tests.warm import WarmStarter
 
 SCRIPT = """
 import json, sys
@@ -67,23 +66,17 @@ print(json.dumps(out))
 """
 
 
-def run_script(folder: Path, work: Path) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(folder), str(work)],
-        env={**os.environ, "MEGATRON_DREAM_DEVICE": "cpu"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def run_script(folder: Path, work: Path, warm: WarmStarter) -> dict[str, Any]:
+    done = warm.run_code(SCRIPT, str(folder), str(work))
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def test_round_trip(make_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_round_trip(make_folder: Callable[..., Path], tmp_path: Path, warm: WarmStarter) -> None:
     folder, work = make_folder(tied=True), tmp_path / "work"
     work.mkdir()
-    found = run_script(folder, work)
+    found = run_script(folder, work, warm)
     assert found["equal"]
     assert found["verify"] == 0 and found["verify rounded"] == 0 and found["again"]
     expected = {
