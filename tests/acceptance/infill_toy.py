@@ -22,7 +22,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -78,27 +78,21 @@ class Way:
 
     Attributes:
         name: in tables.
-        masks: to begin with; 0: as many as are right, -1: others than are right.
+        start: masks to begin with, by the tokens of the middle.
         changes: whether the gap may grow and shrink.
     """
 
     name: str
-    masks: int
+    start: Callable[[int], int]
     changes: bool
-
-    def start(self, length: int) -> int:
-        """Masks for a gap of ``length``."""
-        if self.masks > 0:
-            return self.masks
-        return length if self.masks == 0 else length % LONGEST + 1
 
 
 WAYS = (
-    Way("from 4 masks", 4, True),
-    Way("from 16 masks", 16, True),
-    Way("from 64 masks", 64, True),
-    Way("control: one mask too many (of 64: 1), fixed", -1, False),
-    Way("control: the right number of masks, fixed", 0, False),
+    Way("from 4 masks", lambda _: 4, True),
+    Way("from 16 masks", lambda _: 16, True),
+    Way("from 64 masks", lambda _: 64, True),
+    Way("control: one mask too many (of 64: 1), fixed", lambda length: length % LONGEST + 1, False),
+    Way("control: the right number of masks, fixed", lambda length: length, False),
 )
 
 
@@ -177,7 +171,7 @@ def train(
 def fill_all(
     sampler: Sampler, gaps: Sequence[Split], way: Way, batch: int, **options: Any
 ) -> list[dict[str, Any]]:
-    """Fill gaps of any lengths; of each its length, whether all of it is right, and its passes."""
+    """Fill gaps of any lengths; of each its texts, what was found, its lengths in tokens and its passes."""
     tokenizer = sampler.tokenizer
     assert tokenizer.expand_id is not None
     forbidden = () if way.changes else (tokenizer.expand_id, tokenizer.eos_id)
@@ -185,12 +179,14 @@ def fill_all(
         sampler, temperature=0.0, seed=0, forbidden_token_ids=forbidden, **options
     )
     results = []
+    lengths = {gap: len(tokenizer.encode(gap.middle)) for gap in gaps}
     by_start: dict[int, list[Split]] = {}
-    for gap in sorted(gaps, key=lambda gap: len(gap.middle)):  # those of a batch end together
-        by_start.setdefault(way.start(len(gap.middle)), []).append(gap)
+    for gap in sorted(gaps, key=lengths.__getitem__):  # those of a batch end together
+        by_start.setdefault(way.start(lengths[gap]), []).append(gap)
     for masks, group in by_start.items():
-        prompts = [Gap({}, "toy", gap.prefix, gap.suffix, 0) for gap in group]
-        made = fill(sampler, prompts, config, GapConfig(masks=masks), batch)
+        prompts = [Gap({}, "a gap", gap.prefix, gap.suffix, 0) for gap in group]
+        growth = GapConfig(masks=masks, max_masks=max(masks, GapConfig().max_masks))
+        made = fill(sampler, prompts, config, growth, batch)
         for gap, samples in zip(group, made, strict=True):
             facts = samples[0].line
             results.append(
@@ -199,6 +195,8 @@ def fill_all(
                     "suffix": gap.suffix,
                     "middle": gap.middle,
                     "found": facts["middle"],
+                    "length": lengths[gap],
+                    "found_length": facts["num_tokens"],
                     "passes": facts["num_forward"],
                     "expansions": facts["num_expansions"],
                 }

@@ -52,8 +52,14 @@ CHECKS: dict[str, list[str]] = {
     "serve: 32 clients": [sys.executable, "tests/acceptance/serve_load.py"],
     "sampling: definition, caches, batches": [*PYTEST, "tests/unit/sampling"],
     "benchmark: sampling": [sys.executable, "benchmarks/sampling.py"],
+    "sampling: modes on a model that is sure of itself": [
+        sys.executable, "tests/acceptance/sampling_trained.py",
+    ],
     "infilling: lengths 1 to 64 of toy gaps with one right answer": [
         sys.executable, "tests/acceptance/infill_toy.py",
+    ],
+    "infilling: held-out functions, lengths given, wrong and found (about 25 minutes)": [
+        sys.executable, "tests/acceptance/infill_functions.py",
     ],
     "broken versions: which test catches which": [sys.executable, "tests/acceptance/mutations.py"],
     "data: megatron-core's bytes, whatever the way": [
