@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import re
 import resource
 import shutil
 import statistics
@@ -36,10 +37,11 @@ from megatron_dream.tokenizer.base import Tokenizer  # noqa: E402
 from megatron_dream.training.status import read_log  # noqa: E402
 
 DREAM = [sys.executable, "-m", "megatron_dream"]
-SHORTEST, LONGEST = 60, 400  # characters of a function
+SHORTEST, LONGEST = 60, 300  # characters of a function
 HELD_OUT_PERCENT = 8
 BANDS = ((1, 2), (3, 4), (5, 8), (9, 16), (17, 32), (33, 48))  # tokens of a middle
 SPAN_SHARE = 0.5  # the product's default
+_INSIDE = re.compile(r"\w\w|  ")  # what stands around a cut inside a word or a run of blanks
 _TRIES = 200
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 WIDTH = 256  # data.sequence_length
@@ -51,11 +53,11 @@ data:
   train: [{prefix: "%(folder)s/%(data)s"}]
   sequence_length: %(width)d
   num_workers: 0
-optimizer: {lr: 1.0e-3, lr_warmup_fraction: 0.05}
+optimizer: {lr: 2.0e-3, lr_warmup_fraction: 0.05}
 training: {micro_batch_size: 8, global_batch_size: 8, precision: fp32}
 """
 INFILL = ("--sft.task", "infill", "--diffusion.weight", "linear",
-          "--training.micro_batch_size", "16", "--training.global_batch_size", "16")  # fmt: skip
+          "--training.global_batch_size", "16")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -173,8 +175,16 @@ def read_functions(path: Path) -> list[str]:
     return [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def is_cut_inside(gap: Split) -> bool:
+    """Whether the gap begins or ends inside a word or a run of blanks."""
+    ends = gap.prefix[-1:] + gap.middle[:1], gap.middle[-1:] + gap.suffix[:1]
+    return any(_INSIDE.fullmatch(around) for around in ends)
+
+
 def draw_gaps(texts: Sequence[str], tokenizer: Tokenizer, count: int, seed: int) -> list[Split]:
-    """Gaps, one a function, split as the sft stage does; their lengths take turns through ``BANDS``.
+    """Gaps, one a function, their lengths by turns of ``BANDS``.
+
+    Split as the sft stage does, until the length is right and no word and no indentation is cut.
 
     Raises:
         SystemExit: there are too few functions, or ids of a middle do not give its text.
@@ -189,7 +199,7 @@ def draw_gaps(texts: Sequence[str], tokenizer: Tokenizer, count: int, seed: int)
             kind, first, second = random.random(3).tolist()
             gap = split_text(text, (kind, first, second), SPAN_SHARE)
             ids = tokenizer.encode(gap.middle)
-            if low <= len(ids) <= high:
+            if low <= len(ids) <= high and not is_cut_inside(gap):
                 if tokenizer.decode(ids, skip_special_tokens=True) != gap.middle:
                     raise SystemExit(f"{gap.middle!r} comes back from its ids as another text")
                 gaps.append(gap)
@@ -201,7 +211,7 @@ def draw_gaps(texts: Sequence[str], tokenizer: Tokenizer, count: int, seed: int)
 
 def models_of(plan: Plan) -> dict[str, Model]:
     """Every training by name, in order; A and B differ in their corruption alone."""
-    ar = ["--diffusion.objective", "ar", "--optimizer.lr", "2.5e-3"]
+    ar = ["--diffusion.objective", "ar"]
 
     def infilling(expand_probability: float, max_appended: int) -> Model:
         corruption = ["--sft.expand_probability", str(expand_probability)]

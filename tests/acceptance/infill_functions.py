@@ -310,8 +310,8 @@ def page_of(facts: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
         f"{facts['diffusion_steps']} of diffusion, then {facts['steps']} of `megatron-dream sft` for each "
         f"model: A with `sft.expand_probability` {facts['expand_probability']:g} and `sft.max_appended` "
         f"{facts['max_appended']}, B with 0 and 0, all else equal. Last losses, which do not compare: "
-        f"{losses}. {facts['gaps']} gaps, one a function, split as the stage does, as many for each column "
-        f"of the last table; temperature 0, `alg: {facts['alg']}`.\n\n"
+        f"{losses}. {facts['gaps']} gaps, one a function, split as the stage does but inside no word, as "
+        f"many for each column of the last table; temperature 0, `alg: {facts['alg']}`.\n\n"
         "Exact: of the text, with its standard error. Less the right number's: by gap, against the same "
         "model with the right number of masks, which is the bound. Most possible: gaps whose length happens "
         "to be that number; a right text spelled in other tokens comes on top. Tokens off: mean of found "
@@ -349,9 +349,9 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
 def arguments() -> argparse.Namespace:
     """What the command was given."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ar-steps", type=int, default=500)
-    parser.add_argument("--diffusion-steps", type=int, default=250)
-    parser.add_argument("--steps", type=int, default=600, help="of A and of B")
+    parser.add_argument("--ar-steps", type=int, default=600)
+    parser.add_argument("--diffusion-steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=800, help="of A and of B")
     parser.add_argument("--vocabulary", type=int, default=2048)
     parser.add_argument("--expand-probability", type=float, default=0.25)
     parser.add_argument("--max-appended", type=int, default=63)
