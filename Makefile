@@ -25,8 +25,14 @@ $(STAMP): requirements/lock.txt setup.py
 quickstart: setup
 	$(RUN) examples/tiny/quickstart.py
 
+# Units side by side; tests that start processes of their own, or measure memory, one after the other.
+# 5 means that none was selected: right where PYTEST_ARGS selects.
 test: setup
-	$(RUN) -m pytest tests/unit tests/parallel tests/system -m "not slow and not acceptance" -rs $(PYTEST_ARGS)
+	@rc=0; \
+	for tests in "tests/unit -n 2 --dist loadfile" "tests/parallel tests/system"; do \
+		$(RUN) -m pytest $$tests -m "not slow and not acceptance" -rs $(PYTEST_ARGS) || \
+			{ code=$$?; $(if $(PYTEST_ARGS),[ $$code = 5 ],false) || rc=$$code; }; \
+	done; exit $$rc
 
 acceptance: setup
 	$(RUN) tests/acceptance/run.py

@@ -61,6 +61,7 @@ setup(
         "dev": [
             "pytest>=8",
             "pytest-timeout",
+            "pytest-xdist",
             "pillow",  # reads the GIFs that the page saves
             "hypothesis",
             "ruff",

@@ -151,6 +151,9 @@ def compare(model: Any, options: argparse.Namespace) -> bool:
         sides["dual, row by row"] = lambda: torch.cat(
             [ours(model, row, new, cache="dual") for row in x.split(1)]
         )
+    unknown = sorted(set(options.sides or ()) - set(sides))
+    if unknown:
+        raise SystemExit(f"--sides {unknown[0]!r} is none of: {', '.join(map(repr, sides))}.")
     sides = {name: side for name, side in sides.items() if name in (options.sides or sides)}
     clock = Clock(model)
     seconds: dict[str, list[float]] = {name: [] for name in sides}

@@ -2,8 +2,8 @@
 
     python benchmarks/sft_padding.py DATA... --tokenizer T [--sequence-length N] [--samples N] [--rounds N]
 
-DATA is what `megatron-dream prepare-sft` wrote. Forward and backward pass of a model of 12M parameters
-(32k vocabulary rows at most) over the same global batches, each way in turn, medians over rounds. Useful
+DATA is what `megatron-dream prepare-sft` wrote. Forward and backward pass of a model of 6M parameters
+and the tokenizer's vocabulary over the same global batches, each way in turn, medians over rounds. Useful
 are the tokens of prompts, answers and their ends; PAD is not, wherever it stands.
 """
 
@@ -92,7 +92,7 @@ def main() -> None:
     config.data.train = [SourceConfig(prefix=prefix) for prefix in options.data]
     config.data.sequence_length = options.sequence_length
     config.training.global_batch_size = samples
-    streams = dict(streams_of(config, options.tokenizer, samples * (options.rounds + 1)))
+    streams = dict(streams_of(config, options.tokenizer, samples * options.rounds))
     runner = runner_of(load_tokenizer(options.tokenizer).vocab_size, size, options.sequence_length)
     load = f"load {os.getloadavg()[0]:.1f}"
     print(
@@ -100,13 +100,15 @@ def main() -> None:
     )
     speeds: dict[str, list[float]] = {way: [] for way in streams}
     pads: dict[str, float] = {}
-    for number in range(options.rounds + 1):
+    for stream in streams.values():
+        seconds_of(runner, stream, 0, size, size)  # warms up
+    for number in range(options.rounds):
         for way, stream in streams.items():
             shares = shares_of(way, stream, samples, size, first=number * samples)
             seconds = seconds_of(runner, stream, number * samples, samples, size)
             pads[way] = shares.pad_share
-            if number:  # the first round warms up
-                speeds[way].append(shares.text / seconds)
+            speeds[way].append(shares.text / seconds)
+            print(f"[{number + 1}/{options.rounds}] {way}: {seconds:.1f} s", flush=True)
     baseline = statistics.median(speeds[BASELINE])
     for way, found in speeds.items():
         speed = statistics.median(found)

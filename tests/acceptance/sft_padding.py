@@ -3,7 +3,7 @@
 HumanEval's prompts and solutions (from ../shared/data, or --humaneval FILE), and the functions of this
 interpreter's standard library with their docstrings as prompts. Both go through ``prepare-sft`` with
 Qwen2's tokenizer and ``analyze-padding`` at the recipe's sizes; then benchmarks/sft_padding.py runs a
-small model over each, all ways in one run.
+small model over the samples of up to 1,024 tokens, all ways in one run.
 
     python tests/acceptance/sft_padding.py [--no-speed]       writes docs/results/padding_*; 10 minutes
 """
@@ -23,6 +23,7 @@ import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -32,6 +33,8 @@ from megatron_dream.evaluation.padding import analyze_padding  # noqa: E402
 
 SHARED = ROOT.parent / "shared" / "data"
 RESULTS = ROOT / "docs" / "results"
+WIDEST = 1024  # tokens of a row whose speed is measured
+SPEED = ["--sequence-length", str(WIDEST), "--micro-batch-size", "4", "--samples", "24"]
 
 
 def humaneval(path: Path) -> Iterator[dict[str, str]]:
@@ -65,6 +68,14 @@ def standard_library() -> Iterator[dict[str, str]]:
                 }
 
 
+def prepare(file: Path, prefix: Path, tokenizer: Path, **options: Any) -> None:
+    """``prepare-sft`` without its summary."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        prepare_sft(
+            [file], prefix, tokenizer, max_rejects=0.0, skip_rule=["python_syntax"], **options
+        )
+
+
 def main() -> int:
     """Prepare, analyse, measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -78,10 +89,7 @@ def main() -> int:
         for title, records in sets.items():
             file, prefix = folder / f"{title}.jsonl", folder / title
             file.write_text("".join(json.dumps(record) + "\n" for record in records))
-            with contextlib.redirect_stdout(io.StringIO()):
-                prepare_sft(
-                    [file], prefix, options.tokenizer, max_rejects=0.0, skip_rule=["python_syntax"]
-                )
+            prepare(file, prefix, options.tokenizer)
             print(f"{title}:", flush=True)
             analyze_padding([prefix], options.tokenizer, folder / f"{title}_padding")
             RESULTS.mkdir(parents=True, exist_ok=True)
@@ -90,14 +98,9 @@ def main() -> int:
                 shutil.copyfile(folder / f"{title}_padding" / f"padding.{ending}", target)
             if options.no_speed:
                 continue
-            words = [
-                str(prefix),
-                "--tokenizer",
-                str(options.tokenizer),
-                "--sequence-length",
-                "4000",
-            ]
-            words += ["--samples", "48", "--rounds", "3"]
+            short = folder / f"{title}_short"
+            prepare(file, short, options.tokenizer, max_length=WIDEST)
+            words = [str(short), "--tokenizer", str(options.tokenizer), *SPEED]
             command = [sys.executable, str(ROOT / "benchmarks" / "sft_padding.py"), *words]
             subprocess.run(command, check=True, cwd=ROOT)
     return 0
