@@ -350,6 +350,7 @@ def main() -> int:
     growing = [row for row, way in zip(rows, WAYS, strict=True) if way.changes]
     met = all(min(row["exact_seen"], row["exact_unseen"]) > AIM for row in growing)
     facts = {**vars(options), "output": None, **facts, "unseen": UNSEEN, "met": met, "ways": rows}
+    options.output.mkdir(parents=True, exist_ok=True)
     write_json(options.output / "infill_toy.json", facts)
     plot(rows, options.output / "infill_toy.png")
     with atomic_write(options.output / "infill_toy.md") as stream:
