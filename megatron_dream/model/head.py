@@ -24,6 +24,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..sampling.kernels import linear
+
 IGNORED_LABEL = -100
 
 
@@ -84,8 +86,7 @@ class _MaskedCrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         num_rows, weight_VH = hidden_NH.shape[0], table_VH[:num_columns]
         needs_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        buffer = hidden_NH.new_empty((chunk_rows, num_columns), dtype=torch.float32)
-        cross_entropy_N = buffer.new_empty(num_rows)
+        cross_entropy_N = hidden_NH.new_empty(num_rows, dtype=torch.float32)
         is_correct_N = torch.empty(num_rows, dtype=torch.bool, device=hidden_NH.device)
         grad_hidden_NH = torch.empty_like(hidden_NH) if needs_gradient else None
         grad_weight_VH = (
@@ -99,20 +100,18 @@ class _MaskedCrossEntropy(torch.autograd.Function):
         for start in range(0, num_rows, chunk_rows):
             rows = slice(start, min(start + chunk_rows, num_rows))
             hidden_CH = hidden_NH[rows]
-            logits_CV = buffer[: hidden_CH.shape[0]]
-            if hidden_CH.dtype == torch.float32:
-                torch.mm(hidden_CH, weight_VH.t(), out=logits_CV)
-            else:
-                logits_CV.copy_(hidden_CH @ weight_VH.t())
+            logits_CV = linear(hidden_CH, weight_VH).float()
             statistics = _softmax_statistics(logits_CV, local_labels_N[rows], group)
             cross_entropy_N[rows] = statistics.cross_entropy_C
             is_correct_N[rows] = statistics.is_correct_C
             if grad_hidden_NH is None or grad_weight_VH is None:
+                del logits_CV
                 continue
             scale_C1 = (row_weight_N[rows] / statistics.normalizer_C).unsqueeze(1)
             if hidden_CH.dtype == torch.float32:
-                grad_hidden_NH[rows] = scale_C1 * (logits_CV @ weight_VH)
-                # beta = 0 ignores what the fresh tensor holds.
+                grad_hidden_NH[rows] = scale_C1 * linear(logits_CV, weight_VH.t())
+                # Added in place, without a tensor of the table's size in between, which would cost more
+                # than linear() saves; beta = 0 ignores what the fresh tensor holds.
                 grad_weight_VH.addmm_(
                     logits_CV.t(), scale_C1 * hidden_CH, beta=0.0 if start == 0 else 1.0
                 )
@@ -126,6 +125,7 @@ class _MaskedCrossEntropy(torch.autograd.Function):
                     grad_weight_VH.copy_(part_VH)
                 else:
                     grad_weight_VH.add_(part_VH)
+            del logits_CV  # before the next chunk makes its own
         if needs_gradient:
             ctx.save_for_backward(grad_hidden_NH, grad_weight_VH)
         ctx.table, ctx.has_other_use = table_VH, has_other_use

@@ -1,8 +1,8 @@
 """Layer specs: which module does what in a transformer layer.
 
-``local``: megatron-core's own parallel linear layers with this package's attention, rotation, SwiGLU
-and RMSNorm; runs anywhere. ``transformer_engine``: fused FP8-capable layers on a GPU, megatron-core's
-own spec with the attention's mask type changed from causal.
+``local``: megatron-core's parallel linear layers, whose products are ours on a CPU, with this package's
+attention, rotation, SwiGLU and RMSNorm; runs anywhere. ``transformer_engine``: fused FP8-capable layers
+on a GPU, megatron-core's own spec with the attention's mask type changed from causal.
 """
 
 from __future__ import annotations
@@ -55,7 +55,6 @@ def _mask_type(objective: Objective) -> Any:
 
 def _local_layer(objective: Objective) -> Any:
     from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
-    from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
     from megatron.core.transformer.attention import SelfAttentionSubmodules
     from megatron.core.transformer.mlp import MLP, MLPSubmodules
     from megatron.core.transformer.spec_utils import ModuleSpec
@@ -64,14 +63,14 @@ def _local_layer(objective: Objective) -> Any:
         TransformerLayerSubmodules,
     )
 
+    from .linear import ColumnParallel, RowParallel
+
     attention = SelfAttentionSubmodules(
-        linear_qkv=ColumnParallelLinear,
+        linear_qkv=ColumnParallel,
         core_attention=SegmentAttention,
-        linear_proj=RowParallelLinear,
+        linear_proj=RowParallel,
     )
-    mlp = MLPSubmodules(
-        linear_fc1=ColumnParallelLinear, activation_func=SwiGLU, linear_fc2=RowParallelLinear
-    )
+    mlp = MLPSubmodules(linear_fc1=ColumnParallel, activation_func=SwiGLU, linear_fc2=RowParallel)
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..sampling.cache import KeyValueCache
+from ..sampling.kernels import linear
 from .attention import SegmentAttention
 
 
@@ -90,7 +91,7 @@ def _last_stage_logits(model: Any, states_NH: Tensor) -> Tensor:
 
     is_tied = model.share_embeddings_and_output_weights
     weight = model.shared_embedding_or_output_weight() if is_tied else model.output_layer.weight
-    logits = torch.nn.functional.linear(states_NH, weight)
+    logits = linear(states_NH, weight)
     logits = gather_from_tensor_model_parallel_region(logits, group=model.pg_collection.tp)
     return logits[:, : model.real_vocab_size].contiguous()
 

@@ -32,6 +32,7 @@ from .filters import top_p_filter  # noqa: F401
 from .generation import diffusion_generate as fill_masks
 from .history import History
 from .infill import GapConfig, InfillOutput, fill_gaps
+from .kernels import Linear
 from .passes import Passes  # noqa: F401
 from .randomness import RowRandom  # noqa: F401
 from .remask import reopened  # noqa: F401
@@ -64,9 +65,9 @@ class DreamMLP(nn.Module):
     def __init__(self, config: DreamConfig):
         super().__init__()
         hidden, ffn = config.hidden_size, config.intermediate_size
-        self.gate_proj = nn.Linear(hidden, ffn, bias=False)
-        self.up_proj = nn.Linear(hidden, ffn, bias=False)
-        self.down_proj = nn.Linear(ffn, hidden, bias=False)
+        self.gate_proj = Linear(hidden, ffn, bias=False)
+        self.up_proj = Linear(hidden, ffn, bias=False)
+        self.down_proj = Linear(ffn, hidden, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.down_proj(nn.functional.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -101,10 +102,10 @@ class DreamAttention(nn.Module):
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.dropout = config.attention_dropout
         kv_size = config.num_key_value_heads * self.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=True)
-        self.k_proj = nn.Linear(config.hidden_size, kv_size, bias=True)
-        self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=True)
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.q_proj = Linear(config.hidden_size, config.hidden_size, bias=True)
+        self.k_proj = Linear(config.hidden_size, kv_size, bias=True)
+        self.v_proj = Linear(config.hidden_size, kv_size, bias=True)
+        self.o_proj = Linear(config.hidden_size, config.hidden_size, bias=False)
 
     def forward(
         self,
@@ -239,7 +240,7 @@ class DreamModel(DreamPreTrainedModel):
     def __init__(self, config: DreamConfig):
         super().__init__(config)
         self.model = DreamBaseModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

@@ -126,9 +126,8 @@ class LogitsBytes(TorchDispatchMode):
 
 @pytest.mark.parametrize("objective", ["diffusion", "ar"])
 def test_peak_logits_do_not_depend_on_t(objective: str) -> None:
-    """Forward and backward of the whole head at t = 1, 0.5 and 0.1: one chunk of logits, always."""
+    """Forward and backward of the whole head at t = 1, 0.5 and 0.1: one chunk of logits at most."""
     vocab, rows, chunk = 997, 256, 32
-    peaks = []
     for t in (1.0, 0.5, 0.1):
         hidden, table, labels, weights = inputs(int(rows * t), 8, vocab, vocab)
         hidden.requires_grad_()
@@ -138,6 +137,5 @@ def test_peak_logits_do_not_depend_on_t(objective: str) -> None:
                 hidden, table, labels, weights, vocab_size=vocab, chunk_rows=chunk
             )
             loss.backward()
-        assert seen.rows == chunk
-        peaks.append(seen.peak)
-    assert len(set(peaks)) == 1
+        assert seen.rows == min(chunk, int(rows * t))
+        assert seen.peak == seen.rows * vocab * 4

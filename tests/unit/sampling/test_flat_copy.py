@@ -33,7 +33,10 @@ def test_imports_are_torch_standard_library_or_flat():
 
 
 def test_remote_code_loader_finds_every_file():
-    """transformers follows lines that begin with `from .x import`, from generation.py and infill.py on."""
+    """transformers follows lines that begin with `from .x import`, from generation.py and infill.py on.
+
+    modeling_dream.py names the others itself.
+    """
     found, queue = set(), ["generation", "infill"]
     while queue:
         name = queue.pop()
@@ -41,7 +44,7 @@ def test_remote_code_loader_finds_every_file():
             found.add(name)
             text = (FOLDER / f"{name}.py").read_text()
             queue += re.findall(r"^\s*from\s+\.(\S+)\s+import", text, flags=re.MULTILINE)
-    assert found == {path.stem for path in FILES} - {"text"}
+    assert found == {path.stem for path in FILES} - {"text", "kernels"}
 
 
 def test_a_flat_copy_generates_the_same(tmp_path):

@@ -1,0 +1,116 @@
+"""Matrix products by oneDNN are those of PyTorch, and are left to it where oneDNN cannot serve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megatron_dream.sampling import kernels
+from megatron_dream.sampling.kernels import MIN_PRODUCTS, Linear, is_served, linear
+
+LARGE = (64, 128, 256)  # rows, inputs, outputs
+
+
+def product_of(rows: int, inputs: int, outputs: int) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(rows * 7 + inputs)
+    x = torch.randn(rows, inputs, generator=generator)
+    weight = torch.randn(outputs, inputs, generator=generator)
+    return x, weight, torch.randn(outputs, generator=generator)
+
+
+@pytest.fixture
+def no_onednn() -> Iterator[None]:
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+    yield
+    torch.backends.mkldnn.enabled = True  # type: ignore[assignment]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(0, 70),
+    st.integers(1, 200),
+    st.integers(1, 300),
+    st.booleans(),
+    st.sampled_from(["as it is", "rows apart", "weight turned", "three dimensions"]),
+)
+def test_a_product_equals_that_in_double_precision(
+    rows: int, inputs: int, outputs: int, has_bias: bool, layout: str
+) -> None:
+    x, weight, bias = product_of(rows, inputs, outputs)
+    if layout == "rows apart":
+        x = torch.cat([x, x], dim=1)[:, :inputs]
+    elif layout == "weight turned":
+        weight = weight.t().contiguous().t()
+    elif layout == "three dimensions":
+        x = x[None]
+    found = linear(x, weight, bias if has_bias else None)
+    wanted = torch.nn.functional.linear(
+        x.double(), weight.double(), bias.double() if has_bias else None
+    )
+    assert found.shape == wanted.shape and found.dtype == torch.float32
+    assert torch.allclose(found.double(), wanted, rtol=1e-5, atol=1e-4)
+
+
+def test_large_products_go_to_onednn_and_small_ones_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    real = kernels._ONEDNN
+    assert real is not None
+    monkeypatch.setattr(kernels, "_ONEDNN", lambda *inputs: calls.append(1) or real(*inputs))
+    x, weight, _ = product_of(*LARGE)
+    linear(x, weight)
+    assert len(calls) == 1
+    linear(x[: MIN_PRODUCTS // weight.numel() - 1], weight)
+    assert len(calls) == 1
+
+
+def test_gradients_flow_through_a_layer() -> None:
+    x, weight, bias = product_of(*LARGE)
+    layer = Linear(weight.shape[1], weight.shape[0])
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        layer.bias.copy_(bias)
+    layer(x.requires_grad_()).square().sum().backward()
+    assert x.grad is not None and layer.weight.grad is not None
+    frozen = layer.requires_grad_(False)(x)
+    assert frozen.requires_grad  # an input that wants a gradient gets one through frozen weights
+    with torch.no_grad():
+        assert torch.allclose(layer(x), frozen, rtol=1e-5, atol=1e-4)
+
+
+class Quantized(torch.Tensor):
+    """A weight that is more than its numbers."""
+
+
+@pytest.mark.parametrize("what", ["float64", "bfloat16", "autocast", "subclass"])
+def test_what_onednn_cannot_serve_is_pytorchs(what: str) -> None:
+    x, weight, _ = product_of(*LARGE)
+    assert is_served(x, weight)
+    if what == "autocast":
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert not is_served(x, weight)
+            assert linear(x, weight).dtype == torch.bfloat16
+        return
+    if what == "subclass":
+        weight = weight.as_subclass(Quantized)
+    else:
+        x, weight = x.to(getattr(torch, what)), weight.to(getattr(torch, what))
+    assert not is_served(x, weight)
+    assert torch.equal(linear(x, weight), torch.nn.functional.linear(x, weight))
+
+
+def test_it_can_be_switched_off(no_onednn: None) -> None:
+    x, weight, _ = product_of(*LARGE)
+    assert not is_served(x, weight)
+    assert torch.equal(linear(x, weight), torch.nn.functional.linear(x, weight))
+
+
+def test_a_torch_without_the_operator_is_served_by_pytorch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kernels, "_ONEDNN", None)
+    x, weight, bias = product_of(*LARGE)
+    assert torch.equal(linear(x, weight, bias), torch.nn.functional.linear(x, weight, bias))
