@@ -14,7 +14,7 @@ import torch.distributed as dist
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from torch import Tensor
 
-from ..sampling.kernels import is_served, linear
+from ..sampling.kernels import is_served, linear, summed_outer
 
 
 class _Product(torch.autograd.Function):
@@ -38,7 +38,7 @@ class _Product(torch.autograd.Function):
                 summing = dist.all_reduce(grad_x, group=ctx.group, async_op=True)
         flat_grad = grad.reshape(-1, grad.shape[-1])
         if ctx.needs_input_grad[1]:
-            grad_weight = linear(flat_grad.t(), x.reshape(-1, x.shape[-1]).t())
+            grad_weight = summed_outer(flat_grad, x.reshape(-1, x.shape[-1]))
         if ctx.needs_input_grad[2]:
             grad_bias = flat_grad.sum(0)
         if summing is not None:

@@ -26,7 +26,7 @@ PLAIN = {
 
 def tensors() -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(3)
-    shapes = ((64, 2, 96), (128, 96), (128,))
+    shapes = ((211, 3, 96), (128, 96), (128,))
     x, weight, bias = (torch.randn(shape, generator=generator) for shape in shapes)
     return x, weight, bias
 

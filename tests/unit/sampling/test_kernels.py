@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron_dream.sampling import kernels
-from megatron_dream.sampling.kernels import MIN_PRODUCTS, Linear, is_served, linear
+from megatron_dream.sampling.kernels import MIN_PRODUCTS, Linear, is_served, linear, summed_outer
 
-LARGE = (64, 128, 256)  # rows, inputs, outputs
+LARGE = (133, 128, 256)  # rows, inputs, outputs
 
 
 def product_of(rows: int, inputs: int, outputs: int) -> tuple[torch.Tensor, ...]:
@@ -31,9 +31,9 @@ def no_onednn() -> Iterator[None]:
 
 @settings(deadline=None, max_examples=60)
 @given(
-    st.integers(0, 70),
-    st.integers(1, 200),
-    st.integers(1, 300),
+    st.integers(0, 200),
+    st.integers(1, 400),
+    st.integers(1, 400),
     st.booleans(),
     st.sampled_from(["as it is", "rows apart", "weight turned", "three dimensions"]),
 )
@@ -65,6 +65,35 @@ def test_large_products_go_to_onednn_and_small_ones_do_not(monkeypatch: pytest.M
     assert len(calls) == 1
     linear(x[: MIN_PRODUCTS // weight.numel() - 1], weight)
     assert len(calls) == 1
+
+
+def test_batches_of_all_sizes_have_few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN keeps what it compiled for a shape."""
+    shapes = set()
+    real = kernels._ONEDNN
+
+    def noted(x: torch.Tensor, *others: object) -> torch.Tensor:
+        shapes.add(x.shape)
+        return real(x, *others)
+
+    monkeypatch.setattr(kernels, "_ONEDNN", noted)
+    x, weight, _ = product_of(4096, 64, 2048)
+    for rows in range(1, 4097, 7):
+        linear(x[:rows], weight[:, :64])
+    assert 20 < len(shapes) < 60
+    assert all(rows % 4 == 0 for rows, _ in shapes)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 300), st.integers(1, 90), st.integers(1, 90))
+def test_a_weights_gradient_equals_that_in_double_precision(
+    rows: int, inputs: int, outputs: int
+) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    grad = torch.randn(rows, outputs, generator=generator)
+    x = torch.randn(rows, inputs, generator=generator)
+    found = summed_outer(grad, x)
+    torch.testing.assert_close(found.double(), grad.double().t() @ x.double(), rtol=1e-5, atol=1e-4)
 
 
 def test_gradients_flow_through_a_layer() -> None:
