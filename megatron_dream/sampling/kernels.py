@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+MAX_COMPILED_AHEAD = 1 << 30  # multiplications
 MIN_PRODUCTS = 1 << 22  # multiplications; below, there is little to gain
 _ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
@@ -44,15 +45,38 @@ def summed_outer(a_RO: torch.Tensor, b_RI: torch.Tensor) -> torch.Tensor:
 
 
 def _padded(x_RI: torch.Tensor) -> torch.Tensor:
-    """Rows of zeros put below, up to one of some fifty sizes.
+    """Rows of zeros put below, up to one of a few dozen sizes.
 
     oneDNN compiles kernels for every shape and keeps those of the last thousand, 0.7 MB each: with
     batches of all sizes a process would grow by hundreds of MB and compile all the time.
     """
-    rows = x_RI.shape[0]
-    step = 1 << min(7, max(2, rows.bit_length() - 3))
-    excess = -rows % step
+    excess = _rounded(x_RI.shape[0]) - x_RI.shape[0]
     return nn.functional.pad(x_RI, (0, 0, 0, excess)) if excess else x_RI
+
+
+def _rounded(rows: int) -> int:
+    """Up to a multiple of a quarter of the power of two below, of an eighth from 1,024 on, of 4 at least."""
+    step = 1 << max(2, rows.bit_length() - (3 if rows < 1024 else 4))
+    return -(-rows // step) * step
+
+
+@torch.no_grad()
+def compile_for(model: nn.Module, rows: int) -> None:
+    """Have oneDNN compile now what batches of up to ``rows`` rows will want of a model.
+
+    For servers: their memory then stays, and no request waits for a compiler. Large products, which take
+    longer than compiling does, are left for later.
+
+    Args:
+        model: with its weights.
+        rows: of a pass, all columns of all its rows.
+    """
+    shapes = {w.shape: w for w in model.parameters() if w.dim() == 2}
+    for weight in shapes.values():
+        size = 0
+        while size < rows and size * weight.numel() <= MAX_COMPILED_AHEAD:
+            size = _rounded(size + 1)
+            linear(weight.new_zeros(size, weight.shape[1]), weight)
 
 
 def is_served(x: torch.Tensor, weight: torch.Tensor) -> bool:

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
+
 from ..errors import ConfigError, MissingDependencyError
 
 try:
@@ -23,6 +25,7 @@ except ImportError as missing:
         f"serve needs {missing.name}: pip install 'megatron-dream[serve]'"
     ) from None
 from ..evaluation.sampler import load_model
+from ..sampling.kernels import compile_for
 from .engine import Engine
 from .guard import Access
 from .limits import Limits
@@ -30,6 +33,7 @@ from .limits import Limits
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _MIN_KEY = 16
 _STALLED_MS = 60_000  # a peer that takes nothing for so long is cut off by the kernel
+_COMPILED_ROWS = 8192  # of a pass: more than batches of usual lengths have
 _FORCE_SECONDS = 2  # after the grace, for answers that say that the server stops
 
 
@@ -69,11 +73,18 @@ def run_serve(
     with listening:
         sampler = load_model(model)
         service = make_service(sampler, model_name or Path(model).resolve().name, chosen)
+        _compile_ahead(sampler.model, chosen)
         service.engine.start()
         try:
             _serve(make_app(service, access), service.engine, listening, grace)
         finally:
             service.engine.close()
+
+
+def _compile_ahead(model: Any, limits: Limits) -> None:
+    module = getattr(model, "model", model)  # a checkpoint's lies within
+    if isinstance(module, torch.nn.Module):
+        compile_for(module, min(limits.max_batch_tokens, _COMPILED_ROWS))
 
 
 def _access(host: str, key_file: Path | None, insecure: bool, names: list[str]) -> Access:

@@ -84,6 +84,25 @@ def test_batches_of_all_sizes_have_few_shapes(monkeypatch: pytest.MonkeyPatch) -
     assert all(rows % 4 == 0 for rows, _ in shapes)
 
 
+def test_a_server_compiles_nothing_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[torch.Size, torch.Size]] = []
+    real = kernels._ONEDNN
+
+    def noted(x: torch.Tensor, weight: torch.Tensor, *others: object) -> torch.Tensor:
+        shapes.append((x.shape, weight.shape))
+        return real(x, weight, *others)
+
+    monkeypatch.setattr(kernels, "_ONEDNN", noted)
+    model = torch.nn.Sequential(Linear(96, 256), Linear(256, 96))
+    kernels.compile_for(model, 3000)
+    ahead = set(shapes)
+    assert len(ahead) == len(shapes) > 30
+    with torch.no_grad():
+        for rows in range(1, 3001, 13):
+            model(torch.zeros(rows, 96))
+    assert set(shapes) == ahead
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 300), st.integers(1, 90), st.integers(1, 90))
 def test_a_weights_gradient_equals_that_in_double_precision(
