@@ -407,6 +407,28 @@ def _chat(options: argparse.Namespace) -> None:
     run_chat(**_given(options))
 
 
+def _judge(options: argparse.Namespace) -> int:
+    from megatron_dream.evaluation.judge_command import judge_files
+    from megatron_dream.sandbox import Outcome
+
+    return int(judge_files(**_given(options))[Outcome.INFRASTRUCTURE] > 0)
+
+
+def _fill_judge(parser: _Parser) -> None:
+    parser.argument_default = argparse.SUPPRESS
+    parser.add_argument(
+        "--problems", type=Path, required=True, metavar="P.jsonl", help="with tests"
+    )
+    parser.add_argument("--samples", type=Path, required=True, metavar="S.jsonl", help="programs")
+    parser.add_argument("--output", type=Path, required=True, metavar="R.jsonl", help="verdicts")
+    parser.add_argument("--workers", type=int, metavar="N", help="programs at once (one a CPU)")
+    parser.add_argument(
+        "--isolation",
+        choices=("namespaces", "process"),
+        help="process: limits only, for programs that are trusted (namespaces)",
+    )
+
+
 def _serve(options: argparse.Namespace) -> None:
     from megatron_dream.serving.command import run_serve
 
@@ -493,5 +515,6 @@ VERBS: dict[str, tuple[Handler, Callable[[_Parser], None], str]] = {
     ),
     "infill": (_infill, sampling_flags.add_infill_flags, "fill the gap between two texts"),
     "chat": (_chat, sampling_flags.add_chat_flags, "talk with a model in the terminal"),
+    "judge": (_judge, _fill_judge, "run programs against tests, shut in"),
     "serve": (_serve, _fill_serve, "answer over HTTP as OpenAI does, with a page to watch"),
 }

@@ -1,0 +1,213 @@
+"""A client of SandboxFusion's HTTP interface, for sites that run one instead of our own sandbox.
+
+``POST /run_code`` runs a program, ``POST /submit`` judges a completion of a data set that the service knows
+(bytedance.github.io/SandboxFusion). Endpoints take turns; what is no answer of the program (no connection, a
+5xx, ``SandboxError``) is asked again elsewhere after a pause that grows, and is infrastructure in the end.
+
+Functions are judged in one process there, with the tests beside the candidate: a program that wants to
+can fool it (docs/sandbox.md). Our own judge cannot be asked for that.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import secrets
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .outcome import Limits, Outcome, Verdict
+from .problem import Problem
+from .slot import lines_of
+
+_MAX_ANSWER = 16 << 20
+_MEMORY_ERRORS = ("MemoryError", "std::bad_alloc")
+
+
+class FusionError(RuntimeError):
+    """No endpoint gave an answer."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a program did.
+
+    Attributes:
+        is_late: it was ended for its time.
+        return_code: of the process; None where there is none.
+        stdout: what it printed.
+        stderr: what it complained of.
+    """
+
+    is_late: bool
+    return_code: int | None
+    stdout: str
+    stderr: str
+
+
+class FusionClient:
+    """Asks one of several endpoints; may be used by many threads.
+
+    Args:
+        endpoints: addresses, such as ``http://host:8080``.
+        attempts: for each question, over all endpoints.
+        pause: seconds before the second attempt; doubled with each.
+        limits: of each program; CPU seconds are its time there.
+        sleep: what waits, for tests.
+
+    Raises:
+        ValueError: no endpoint.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        *,
+        attempts: int = 5,
+        pause: float = 0.5,
+        limits: Limits | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        if not endpoints:
+            raise ValueError(
+                "give at least one endpoint of SandboxFusion, such as http://host:8080."
+            )
+        self._endpoints = itertools.cycle([endpoint.rstrip("/") for endpoint in endpoints])
+        self._lock = threading.Lock()
+        self.attempts, self.pause, self.limits, self._sleep = (
+            attempts,
+            pause,
+            limits or Limits(),
+            sleep,
+        )
+
+    def run_code(self, program: str, stdin: str = "") -> Run:
+        """Run a Python program.
+
+        Raises:
+            FusionError: no endpoint could.
+        """
+        question = {
+            "code": program,
+            "language": "python",
+            "stdin": stdin,
+            "run_timeout": self.limits.cpu,
+            "compile_timeout": self.limits.cpu,
+            "memory_limit_MB": self.limits.memory >> 20,
+        }
+        result = self._ask("run_code", question, _is_run)["run_result"]
+        return Run(
+            result["status"] == "TimeLimitExceeded",
+            result.get("return_code"),
+            str(result.get("stdout") or ""),
+            str(result.get("stderr") or ""),
+        )
+
+    def submit(
+        self, dataset: str, task: str, completion: str, config: dict[str, Any] | None = None
+    ) -> bool:
+        """Whether a completion of a data set that the service knows is accepted.
+
+        Raises:
+            FusionError: no endpoint could tell.
+        """
+        question = {
+            "dataset": dataset,
+            "id": task,
+            "completion": completion,
+            "config": config or {},
+        }
+        answer = self._ask(
+            "submit", question, lambda answer: isinstance(answer.get("accepted"), bool)
+        )
+        return bool(answer["accepted"])
+
+    def judge(self, program: str, problem: Problem) -> Verdict:
+        """As ``Slot.judge``, but see the first lines of this file."""
+        try:
+            if problem.kind == "stdin":
+                return self._cases(program, problem)
+            return self._function(program, problem)
+        except FusionError as error:
+            return Verdict(Outcome.INFRASTRUCTURE, detail=str(error))
+
+    def _cases(self, program: str, problem: Problem) -> Verdict:
+        for number, (given, wanted) in enumerate(problem.cases, 1):
+            run = self.run_code(program, given)
+            verdict = self._fault_of(run)
+            if verdict is None and lines_of(run.stdout) != lines_of(wanted):
+                verdict = Verdict(Outcome.FAILED, detail=f"printed {run.stdout[:200]!r}")
+            if verdict is not None:
+                return Verdict(verdict.outcome, f"case {number}", verdict.detail)
+        return Verdict(Outcome.PASSED)
+
+    def _function(self, program: str, problem: Problem) -> Verdict:
+        marker = secrets.token_hex(16)
+        call = f"check({problem.functions[0]})\n" if "def check(" in problem.tests else ""
+        run = self.run_code(f"{program}\n\n{problem.tests}\n\n{call}print('{marker}')\n")
+        verdict = self._fault_of(run)
+        if verdict is None and run.stdout.rstrip().endswith(marker):
+            return Verdict(Outcome.PASSED)
+        return verdict or Verdict(Outcome.FAILED, detail="it left before the end of the tests")
+
+    def _fault_of(self, run: Run) -> Verdict | None:
+        last = run.stderr.strip().rsplit("\n", 1)[-1][:500]
+        if run.is_late:
+            return Verdict(Outcome.TIMEOUT, detail=f"more than {self.limits.cpu} s")
+        if run.return_code:
+            is_memory = last.startswith(_MEMORY_ERRORS)
+            return Verdict(Outcome.MEMORY if is_memory else Outcome.FAILED, detail=last)
+        if len(run.stdout) > self.limits.output:
+            return Verdict(Outcome.OUTPUT_LIMIT, detail=f"more than {self.limits.output} bytes")
+        return None
+
+    def _ask(
+        self, path: str, question: dict[str, Any], is_answer: Callable[[dict[str, Any]], bool]
+    ) -> dict[str, Any]:
+        data, reasons = json.dumps(question).encode(), []
+        for attempt in range(self.attempts):
+            if attempt:
+                self._sleep(self.pause * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
+            with self._lock:
+                endpoint = next(self._endpoints)
+            try:
+                answer = self._post(f"{endpoint}/{path}", data)
+                if is_answer(answer):
+                    return answer
+                reasons.append(
+                    f"{endpoint}: {answer.get('message') or 'no answer to the question'}"[:200]
+                )
+            except urllib.error.HTTPError as error:
+                reasons.append(f"{endpoint}: HTTP {error.code}")
+                if error.code < 500 and error.code != 429:
+                    break  # the question is wrong, and would be elsewhere
+            except (OSError, ValueError) as error:
+                reasons.append(f"{endpoint}: {error}"[:200])
+        raise FusionError(f"SandboxFusion gave no answer ({'; '.join(reasons)})")
+
+    def _post(self, url: str, data: bytes) -> dict[str, Any]:
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(url, data, headers)
+        seconds = 2 * self.limits.cpu + self.limits.wall
+        with urllib.request.urlopen(request, timeout=seconds) as response:
+            answer = json.loads(response.read(_MAX_ANSWER))
+        if not isinstance(answer, dict):
+            raise ValueError("the answer is no object")
+        return answer
+
+
+def _is_run(answer: dict[str, Any]) -> bool:
+    """Whether a program was run: ``Failed`` tells of the program, ``SandboxError`` does not."""
+    result = answer.get("run_result")
+    known = ("Finished", "TimeLimitExceeded")
+    return (
+        answer.get("status") in ("Success", "Failed")
+        and isinstance(result, dict)
+        and result.get("status") in known
+    )

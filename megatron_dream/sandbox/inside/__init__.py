@@ -1,0 +1,1 @@
+"""What runs shut in: fork servers, the candidate's side and the tests' side. Standard library only."""

@@ -1,0 +1,91 @@
+"""Many programs at once: slots in threads, infrastructure retried, verdicts in order."""
+
+from __future__ import annotations
+
+import os
+import queue
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+from .outcome import Limits, Outcome, Verdict
+from .problem import Problem
+from .slot import Isolation, Slot
+
+RETRIES = 2  # of a judgement that says nothing of the program
+_AHEAD = 4  # programs a worker that wait for it
+
+
+class Judge:
+    """Judges programs against problems; use it as a context.
+
+    Args:
+        workers: programs at once; None: one for each CPU.
+        limits: of each program.
+        isolation: ``namespaces``, or ``process`` for programs that are trusted (docs/sandbox.md).
+
+    Raises:
+        SandboxUnavailable: programs cannot be shut in here.
+    """
+
+    def __init__(
+        self,
+        workers: int | None = None,
+        limits: Limits | None = None,
+        isolation: Isolation = "namespaces",
+    ) -> None:
+        self.workers = workers or len(os.sched_getaffinity(0))
+        self.limits = limits or Limits()
+        self._slots: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+        self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="judge")
+        self._all: list[Slot] = []
+        try:
+            for _ in range(self.workers):
+                slot = Slot(isolation, self.limits)
+                self._all.append(slot)
+                self._slots.put(slot)
+        except BaseException:
+            self.close()
+            raise
+
+    def submit(self, program: str, problem: Problem) -> Future[Verdict]:
+        """Judge one program in the background."""
+        return self._threads.submit(self._judge, program, problem)
+
+    def verdicts(self, programs: Iterable[tuple[str, Problem]]) -> Iterator[Verdict]:
+        """Of all programs, in their order; few wait at a time, so that any number fits."""
+        waiting: list[Future[Verdict]] = []
+        for program, problem in programs:
+            waiting.append(self.submit(program, problem))
+            if len(waiting) > _AHEAD * self.workers:
+                yield waiting.pop(0).result()
+        for future in waiting:
+            yield future.result()
+
+    def close(self) -> None:
+        """End the servers; what is being judged ends as infrastructure."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for slot in self._all:
+            slot.close()
+
+    def _judge(self, program: str, problem: Problem) -> Verdict:
+        slot = self._slots.get()
+        try:
+            for _ in range(1 + RETRIES):
+                verdict = slot.judge(program, problem)
+                if verdict.outcome is not Outcome.INFRASTRUCTURE:
+                    break
+            return verdict
+        finally:
+            self._slots.put(slot)
+
+    def __enter__(self) -> Judge:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

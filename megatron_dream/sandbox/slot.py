@@ -1,0 +1,366 @@
+"""Two fork servers side by side, one for candidates and one for tests, and what passes between them.
+
+The supervisor's part: it runs no foreign code, reads from the sandbox small messages only, and tells the
+outcome from the verdict of the tests and from how the processes ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import select
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from .outcome import Limits, Outcome, Verdict
+from .problem import Problem, helpers_of
+
+Isolation = Literal["namespaces", "process"]
+START_SECONDS = 30.0
+_REAPING_SECONDS = 7.0  # for a killed program to be gone
+_MAX_VERDICT = 16_384
+_BOOTSTRAP = (
+    "import sys; sys.path.insert(0, {folder!r}); from inside import server; "
+    "del sys.path[0]; server.main()"
+)
+_CURE = (
+    "Unprivileged namespaces are needed: on Ubuntu 24.04 or later `sysctl -w "
+    "kernel.apparmor_restrict_unprivileged_userns=0`, on older Debian `sysctl -w "
+    "kernel.unprivileged_userns_clone=1`, in Docker `--security-opt seccomp=unconfined --security-opt "
+    "apparmor=unconfined --security-opt systempaths=unconfined`; or install bubblewrap and choose it; or, "
+    "for programs that you trust, say isolation: process."
+)
+
+
+class SandboxUnavailable(RuntimeError):
+    """Programs cannot be shut in here; the message says what to do."""
+
+
+class ServerLost(RuntimeError):
+    """A fork server is gone or does not answer: no fault of the program's."""
+
+
+def library_paths() -> list[str]:
+    """Folders that an interpreter needs after it has started: its library, and shared objects."""
+    paths = [sysconfig.get_path("stdlib"), "/lib", "/lib64", "/usr/lib", "/usr/lib64"]
+    paths.append(os.path.join(sys.base_prefix, "lib"))
+    real: list[str] = []
+    for path in paths:
+        if os.path.isdir(path) and not any(
+            path == kept or path.startswith(f"{kept}/") for kept in real
+        ):
+            real.append(path)
+    return real
+
+
+class Server:
+    """One fork server.
+
+    Args:
+        isolation: see ``Slot``.
+
+    Raises:
+        SandboxUnavailable: it cannot shut itself in.
+    """
+
+    def __init__(self, isolation: Isolation) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.control = ours
+        self._folder = (
+            tempfile.TemporaryDirectory(prefix="judge-") if isolation == "process" else None
+        )
+        config = {
+            "socket": theirs.fileno(),
+            "parent": os.getpid(),
+            "isolation": isolation,
+            "binds": library_paths(),
+            "uids": 1_000_000_000 + 65_536 * random.SystemRandom().randrange(15_000),
+            "folder": self._folder.name if self._folder else "",
+        }
+        command = [
+            sys.executable,
+            "-I",
+            "-S",
+            "-B",
+            "-c",
+            _BOOTSTRAP.format(folder=str(Path(__file__).parent)),
+        ]
+        with theirs:
+            self.process = subprocess.Popen(
+                [*command, json.dumps(config)],
+                env={},
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                close_fds=True,
+            )
+        try:
+            state = self.receive(START_SECONDS)
+        except ServerLost:
+            state = {"refused": "the server does not start"}
+        if "ready" not in state:
+            self.close()
+            raise SandboxUnavailable(
+                f"Programs cannot be shut in here ({state.get('refused')}). {_CURE}"
+            )
+
+    def send(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
+        """Ask for something.
+
+        Raises:
+            ServerLost: nobody is there.
+        """
+        try:
+            socket.send_fds(self.control, [json.dumps(message).encode()], list(descriptors))
+        except OSError as error:
+            raise ServerLost(str(error)) from None
+
+    def receive(self, seconds: float) -> dict[str, Any]:
+        """The next message.
+
+        Raises:
+            ServerLost: none in that time.
+        """
+        self.control.settimeout(max(0.001, seconds))
+        try:
+            data = self.control.recv(65_536)
+        except OSError as error:
+            raise ServerLost(str(error) or type(error).__name__) from None
+        if not data:
+            raise ServerLost("it has ended")
+        message: dict[str, Any] = json.loads(data)
+        return message
+
+    def close(self) -> None:
+        """End it and all that it started."""
+        self.control.close()
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        self.process.wait()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+
+class Slot:
+    """Judges one program at a time.
+
+    Args:
+        isolation: ``namespaces``, or ``process``: limits and a process group only.
+        limits: of each program.
+
+    Raises:
+        SandboxUnavailable: see ``Server``.
+    """
+
+    def __init__(self, isolation: Isolation, limits: Limits) -> None:
+        self.limits, self.isolation = limits, isolation
+        self._servers: dict[str, Server] = {}
+        for role in ("candidate", "tests"):
+            self._server(role)
+
+    def _server(self, role: str) -> Server:
+        if role not in self._servers:
+            self._servers[role] = Server(self.isolation)
+        return self._servers[role]
+
+    def close(self) -> None:
+        """End both servers."""
+        for role in list(self._servers):
+            self._servers.pop(role).close()
+
+    def judge(self, program: str, problem: Problem) -> Verdict:
+        """Run a program against its problem's tests."""
+        try:
+            if problem.kind == "function":
+                return self._call(program, problem)
+            return self._run(program, problem)
+        except (ServerLost, SandboxUnavailable) as error:
+            self.close()  # both begin anew with the next program
+            return Verdict(Outcome.INFRASTRUCTURE, detail=str(error))
+
+    def _call(self, program: str, problem: Problem) -> Verdict:
+        candidate, tests = self._server("candidate"), self._server("tests")
+        limits = vars(self.limits)
+        material = {
+            "helpers": helpers_of(problem),
+            "tests": problem.tests,
+            "functions": list(problem.functions),
+        }
+        with contextlib.ExitStack() as stack:
+            held = _Held(stack)
+            calls, answers, verdicts = held.pipe(), held.pipe(), held.pipe()
+            text = held.file(program.encode("utf-8", "surrogateescape"))
+            candidate.send({"role": "call", "limits": limits}, [text, calls[0], answers[1]])
+            text = held.file(json.dumps(material).encode())
+            tests.send(
+                {"role": "check", "limits": limits}, [text, calls[1], answers[0], verdicts[1]]
+            )
+            for descriptor in (*calls, *answers, verdicts[1]):
+                held.close(descriptor)
+            deadline = time.monotonic() + self.limits.wall
+            verdict = _read_until(verdicts[0], deadline, _MAX_VERDICT)
+            is_late = time.monotonic() >= deadline
+            ends = [self._end(server) for server in (candidate, tests)]
+        seconds = sum(end["cpu"] for end in ends)
+        return _verdict_of(verdict, is_late, ends[0], ends[1], self.limits, seconds)
+
+    def _end(self, server: Server) -> dict[str, Any]:
+        server.send({"kill": True})
+        return server.receive(_REAPING_SECONDS)
+
+    def _run(self, program: str, problem: Problem) -> Verdict:
+        seconds = 0.0
+        deadline = time.monotonic() + self.limits.wall
+        for number, (given, wanted) in enumerate(problem.cases, 1):
+            verdict, spent = self._run_case(program, given, wanted, deadline)
+            seconds += spent
+            if verdict.outcome is not Outcome.PASSED:
+                return Verdict(verdict.outcome, f"case {number}", verdict.detail, seconds)
+        return Verdict(Outcome.PASSED, cpu_seconds=seconds)
+
+    def _run_case(
+        self, program: str, given: str, wanted: str, deadline: float
+    ) -> tuple[Verdict, float]:
+        server = self._server("candidate")
+        with contextlib.ExitStack() as stack:
+            held = _Held(stack)
+            text = held.file(program.encode("utf-8", "surrogateescape"))
+            stdin = held.file(given.encode("utf-8", "surrogateescape"))
+            printed = held.pipe()
+            server.send({"role": "run", "limits": vars(self.limits)}, [text, stdin, printed[1]])
+            held.close(printed[1])
+            output = _read_until(printed[0], deadline, self.limits.output)
+            is_late = time.monotonic() >= deadline
+            if output is not None and not is_late:  # it has closed its output: let it end by itself
+                with contextlib.suppress(ServerLost):
+                    end = server.receive(max(0.001, deadline - time.monotonic()))
+                    return _case_verdict(output, wanted, end, self.limits), end["cpu"]
+                is_late = True
+            end = self._end(server)
+        if is_late:
+            return Verdict(Outcome.TIMEOUT, detail="the time for all of it is over"), end["cpu"]
+        detail = f"more than {self.limits.output} bytes of output"
+        return Verdict(Outcome.OUTPUT_LIMIT, detail=detail), end["cpu"]
+
+
+class _Held:
+    """Descriptors that are closed at the end, or before."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self._open: set[int] = set()
+        stack.callback(self._close_all)
+
+    def pipe(self) -> tuple[int, int]:
+        ends = os.pipe2(os.O_CLOEXEC)
+        self._open.update(ends)
+        return ends
+
+    def file(self, data: bytes) -> int:
+        """A file in memory, at its beginning."""
+        descriptor = os.memfd_create("given", os.MFD_CLOEXEC)
+        self._open.add(descriptor)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        return descriptor
+
+    def close(self, descriptor: int) -> None:
+        self._open.discard(descriptor)
+        os.close(descriptor)
+
+    def _close_all(self) -> None:
+        for descriptor in self._open:
+            os.close(descriptor)
+
+
+def _read_until(descriptor: int, deadline: float, most: int) -> bytes | None:
+    """All until its end, or until ``deadline``; None if it is more than ``most``."""
+    poll, data = select.poll(), bytearray()
+    poll.register(descriptor, select.POLLIN)
+    while (left := deadline - time.monotonic()) > 0:
+        if not poll.poll(left * 1000):
+            break
+        part = os.read(descriptor, 65_536)
+        if not part:
+            break
+        data += part
+        if len(data) > most:
+            return None
+    return bytes(data)
+
+
+def _verdict_of(
+    data: bytes | None,
+    is_late: bool,
+    candidate: dict[str, Any],
+    tests: dict[str, Any],
+    limits: Limits,
+    seconds: float,
+) -> Verdict:
+    """From the message of the tests' side, and from how both sides ended."""
+    said: dict[str, Any] = {}
+    if data and len(data) > 4:
+        with contextlib.suppress(ValueError, RecursionError):
+            said = json.loads(data[4:])
+    said = said if isinstance(said, dict) else {}
+    test, detail = str(said.get("test", ""))[:500], str(said.get("detail", ""))[:500]
+    outcome = said.get("outcome")
+    if outcome in ("passed", "failed", "memory", "infrastructure") and not is_late:
+        return Verdict(Outcome(outcome), test, detail, seconds)
+    if is_late:
+        return Verdict(Outcome.TIMEOUT, test, f"more than {limits.wall:g} s in all", seconds)
+    who, end = ("the program", candidate) if outcome == "ended" else ("the tests", tests)
+    return _ended(who, end, limits, test, detail, seconds)
+
+
+def _ended(
+    who: str,
+    end: dict[str, Any],
+    limits: Limits,
+    test: str = "",
+    detail: str = "",
+    seconds: float = 0.0,
+) -> Verdict:
+    """Of a process that ended when it should not have."""
+    if end["cpu"] >= limits.cpu - 0.1:
+        return Verdict(Outcome.TIMEOUT, test, f"{who}: more than {limits.cpu} s of CPU", seconds)
+    status = end["status"]
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        how = f"{who} ended by {signal.Signals(number).name if number in set(signal.Signals) else number}"
+    else:
+        how = f"{who} ended with code {os.waitstatus_to_exitcode(status)}"
+    return Verdict(Outcome.FAILED, test, f"{how} {detail}".strip(), seconds)
+
+
+def _case_verdict(output: bytes, wanted: str, end: dict[str, Any], limits: Limits) -> Verdict:
+    """Of a script that ended by itself."""
+    if end["status"] != 0:
+        if os.WIFEXITED(end["status"]) and os.WEXITSTATUS(end["status"]) == 98:
+            return Verdict(Outcome.MEMORY, detail=f"more than {limits.memory} bytes")
+        return _ended("the program", end, limits)
+    found = output.decode("utf-8", "replace")
+    if lines_of(found) == lines_of(wanted):
+        return Verdict(Outcome.PASSED)
+    return Verdict(Outcome.FAILED, detail=f"printed {found[:200]!r}, wanted {wanted[:200]!r}")
+
+
+def lines_of(text: str) -> list[str]:
+    """Lines without spaces at their ends and without empty ones at the end: what outputs are compared by."""
+    lines = [line.rstrip() for line in text.replace("\r\n", "\n").split("\n")]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines

@@ -1,0 +1,293 @@
+"""The judge against programs and tests that cheat, break out, break things or stay."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from megatron_dream.sandbox import Judge, Limits, Outcome, Problem, SandboxUnavailable, problem_of
+from megatron_dream.sandbox.slot import Slot
+from tests.system.sandbox_attacks import ATTACKS, BAD_TESTS, RIGHT, TESTS
+
+PROBLEM = Problem("one more", tests=TESTS, functions=("f",))
+PRIVATE_USERS = 1_000_000_000  # and more: slot.py
+GROWTH = 8 << 20  # of the supervisor, bytes
+
+
+def shut_in() -> list[int]:
+    """Processes of judged programs, of any judge on this machine."""
+    found = []
+    for process in psutil.process_iter(["uids"]):
+        uids = process.info["uids"]
+        if uids is not None and uids.real >= PRIVATE_USERS:
+            found.append(process.pid)
+    return found
+
+
+@pytest.fixture(scope="module")
+def slot() -> Iterator[Slot]:
+    made = Slot("namespaces", Limits(cpu=1, wall=4.0))
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_no_attack_passes_and_nothing_stays(slot: Slot, name: str) -> None:
+    assert slot.judge(RIGHT, PROBLEM).passed
+    us = psutil.Process()
+    before, memory = us.num_fds(), us.memory_info().rss
+    verdict = slot.judge(ATTACKS[name], PROBLEM)
+    assert verdict.outcome not in (Outcome.PASSED, Outcome.INFRASTRUCTURE), verdict
+    assert us.num_fds() == before and us.memory_info().rss < memory + GROWTH
+    if os.geteuid() == 0:
+        assert shut_in() == []
+    assert slot.judge(RIGHT, PROBLEM).passed  # nothing of it is left for the next
+
+
+@pytest.mark.parametrize("name", BAD_TESTS)
+def test_tests_are_shut_in_as_well(slot: Slot, name: str) -> None:
+    us = psutil.Process()
+    before, memory = us.num_fds(), us.memory_info().rss
+    verdict = slot.judge(RIGHT, Problem(name, tests=BAD_TESTS[name], functions=("f",)))
+    assert not verdict.passed
+    assert us.num_fds() == before and us.memory_info().rss < memory + GROWTH
+    assert slot.judge(RIGHT, PROBLEM).passed
+
+
+@pytest.mark.parametrize(
+    ("program", "outcome", "words"),
+    [
+        ("def f(x):\n    while True: pass", Outcome.TIMEOUT, "CPU"),
+        ("import time\ndef f(x): time.sleep(99)", Outcome.TIMEOUT, "in all"),
+        ("def f(x): return len(bytearray(8 << 30))", Outcome.MEMORY, "MemoryError"),
+        ("x = bytearray(8 << 30)", Outcome.MEMORY, "MemoryError"),
+        ("def f(x): return x", Outcome.FAILED, "AssertionError"),
+        ("def f(x): raise KeyError('k')", Outcome.FAILED, "KeyError"),
+        ("def g(x): return x + 1", Outcome.FAILED, "KeyError"),
+        ("import os\nos._exit(3)", Outcome.FAILED, "code 3"),
+    ],
+)
+def test_outcomes_are_told_apart(slot: Slot, program: str, outcome: Outcome, words: str) -> None:
+    verdict = slot.judge(program, PROBLEM)
+    assert verdict.outcome is outcome and words in verdict.detail, verdict
+
+
+VALUES = [
+    "(1, [2, (3,)], {4: {5, 6}}, frozenset({7}))",
+    "[True, 1, 1.0, 1j, None, 'é\\ud800', b'\\x00\\xff', bytearray(b'a')]",
+    "(float('inf'), -0.0, 2 ** 9000, -(2 ** 63))",
+    "__import__('collections').Counter('abca')",
+    "__import__('collections').OrderedDict([('b', 1), ('a', 2)])",
+    "__import__('collections').deque([1, 2, 3], maxlen=3)",
+    "range(3, 90, 4)",
+    "__import__('fractions').Fraction(3, 7)",
+    "__import__('decimal').Decimal('1.10')",
+    "__import__('datetime').datetime(2024, 2, 29, 1, 2, 3)",
+    "[[], [[]], {}, set(), (), '']",
+]
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_values_cross_both_ways_with_their_types(slot: Slot, value: str) -> None:
+    tests = (
+        f"given = {value}\nback = f(given)\nassert repr(back) == repr(given), repr(back)\n"
+        "assert type(back) is type(given)"
+    )
+    program = f"def f(x):\n    assert repr(x) == repr({value})\n    return x"
+    verdict = slot.judge(program, Problem("echo", tests=tests, functions=("f",)))
+    assert verdict.passed, verdict
+
+
+def test_changed_arguments_come_back_in_place(slot: Slot) -> None:
+    program = """
+def f(a, b, c):
+    a.sort(); b["new"] = a; c.add(9); b["old"].append(a)
+    return a
+"""
+    tests = """
+a, inner, c = [3, 1, 2], [7], {1}
+b = {"old": inner}
+kept = a
+back = f(a, b, c)
+assert back is a is kept and a == [1, 2, 3]
+assert b["new"] is a and b["old"] is inner and inner == [7, a] and inner[1] is a and c == {1, 9}
+"""
+    verdict = slot.judge(program, Problem("changes", tests=tests, functions=("f",)))
+    assert verdict.passed, verdict
+
+
+def test_exceptions_and_iterators_cross(slot: Slot) -> None:
+    program = """
+class Own(ValueError): pass
+def f(x):
+    if x < 0: raise Own("negative", x)
+    return (n * n for n in range(x))
+"""
+    tests = """
+try:
+    f(-1)
+except ValueError as error:
+    assert type(error) is ValueError and error.args == ("negative", -1)
+else:
+    assert False
+assert f(3) != [0, 1, 4] and list(f(3)) == [0, 1, 4]
+"""
+    verdict = slot.judge(program, Problem("raises", tests=tests, functions=("f",)))
+    assert verdict.passed, verdict
+
+
+def test_a_test_that_swallows_all_errors_does_not_pass_a_program_that_has_ended(slot: Slot) -> None:
+    tests = "for n in range(3):\n    try: f(n)\n    except Exception: pass"
+    problem = Problem("swallows", tests=tests, functions=("f",))
+    assert slot.judge("def f(x): raise ValueError", problem).passed
+    assert not slot.judge("import os\ndef f(x): os._exit(0)", problem).passed
+    assert not slot.judge("import sys\ndef f(x): sys.exit(0)", problem).passed
+    swallows_all = Problem(
+        "all", tests=tests.replace("Exception", "BaseException"), functions=("f",)
+    )
+    assert not slot.judge("import os\ndef f(x): os._exit(0)", swallows_all).passed
+
+
+@pytest.mark.parametrize(
+    ("program", "outcome"),
+    [
+        ("n = int(input())\nprint(*[int(x) * n for x in input().split()])", Outcome.PASSED),
+        (
+            "import sys\nn, *xs = map(int, sys.stdin.read().split())\n"
+            "print(*(x * n for x in xs), end='  \\n\\n')",
+            Outcome.PASSED,
+        ),
+        ("print(input())", Outcome.FAILED),
+        ("print('x' * (2 << 20))", Outcome.OUTPUT_LIMIT),
+        ("while True: print('x' * 1000)", Outcome.OUTPUT_LIMIT),
+        ("while True: pass", Outcome.TIMEOUT),
+        ("x = bytearray(8 << 30)", Outcome.MEMORY),
+        ("import os\nprint('2 4')\nos._exit(1)", Outcome.FAILED),
+        ("import os, time\nprint('2 4', flush=True)\nos.close(1)\ntime.sleep(99)", Outcome.TIMEOUT),
+        ("while True:\n    try: input()\n    except EOFError: break", Outcome.FAILED),
+    ],
+)  # fmt: skip
+def test_scripts_on_standard_streams(slot: Slot, program: str, outcome: Outcome) -> None:
+    cases = (("2\n1 2\n", "2 4\n"), ("3\n5\n", "15"))
+    verdict = slot.judge(program, Problem("times", "stdin", cases=cases))
+    assert verdict.outcome is outcome, verdict
+    assert outcome is Outcome.PASSED or verdict.test == "case 1"
+    assert slot.judge(RIGHT, PROBLEM).passed
+
+
+def test_a_lost_server_is_no_fault_of_the_programs(slot: Slot) -> None:
+    slot._servers["tests"].process.kill()
+    verdict = slot.judge(RIGHT, PROBLEM)
+    assert verdict.outcome is Outcome.INFRASTRUCTURE
+    assert slot.judge(RIGHT, PROBLEM).passed
+
+
+def test_many_at_once_in_order_and_all_servers_end() -> None:
+    us = psutil.Process()
+    before, others = us.num_fds(), set(us.children())
+    programs = [RIGHT if n % 3 else "def f(x): return x" for n in range(40)]
+    with Judge(3, Limits(cpu=2, wall=10.0)) as judge:
+        servers = set(us.children()) - others
+        verdicts = list(judge.verdicts((program, PROBLEM) for program in programs))
+    assert [verdict.passed for verdict in verdicts] == [n % 3 > 0 for n in range(40)]
+    assert len(servers) == 6 and not any(server.is_running() for server in servers)
+    assert us.num_fds() == before
+
+
+def test_a_killed_supervisor_leaves_nothing_behind(repository_root: Path) -> None:
+    script = (
+        "from megatron_dream.sandbox import *\n"
+        "p = Problem('x', tests='f(1)', functions=('f',))\n"
+        "with Judge(2) as judge:\n"
+        "    waiting = [judge.submit('import os\\nos.fork()\\nwhile True: pass', p) for _ in range(2)]\n"
+        "    print('up', flush=True)\n"
+        "    [one.result() for one in waiting]\n"
+    )
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(
+        command, cwd=repository_root, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "up\n"
+        time.sleep(0.5)
+        below = psutil.Process(process.pid).children(recursive=True)
+        assert len(below) > 4
+        process.kill()
+    _, alive = psutil.wait_procs(below, timeout=10)
+    assert alive == []
+
+
+def test_where_namespaces_are_denied_it_refuses_and_says_what_to_do(repository_root: Path) -> None:
+    """A process without privileges in a user namespace that may have no further ones."""
+    script = (
+        "import ctypes, os\n"
+        "from megatron_dream.sandbox.inside import kernel\n"
+        "kernel.drop_privileges(None)\n"
+        "kernel.filter_calls()\n"  # refuses unshare, as Docker's filter does; and execve, so fork alone
+        "from megatron_dream.sandbox import slot\n"
+    )
+    # execve is refused there too, so the server's own start cannot be used: its function is called.
+    script += (
+        "from megatron_dream.sandbox.inside import server\n"
+        "try:\n    server._shut_in([])\n"
+        "except OSError as error:\n    print('refused', error.errno)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=repository_root,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout == "refused 1\n"
+
+
+def test_the_refusal_names_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    from megatron_dream.sandbox import slot as module
+
+    monkeypatch.setattr(module, "library_paths", lambda: ["/no/such/folder"])
+    with pytest.raises(
+        SandboxUnavailable, match=r"No such file.*sysctl.*docker|Docker.*isolation: process"
+    ):
+        Slot("namespaces", Limits())
+
+
+def test_without_namespaces_right_and_wrong_are_still_told_apart() -> None:
+    slot = Slot("process", Limits(cpu=1, wall=4.0))
+    try:
+        assert slot.judge(RIGHT, PROBLEM).passed
+        for name in (
+            "always equal",
+            "walks the frames for the tests",
+            "leaves before the assertions",
+        ):
+            assert not slot.judge(ATTACKS[name], PROBLEM).passed
+        assert slot.judge("def f(x):\n    while True: pass", PROBLEM).outcome is Outcome.TIMEOUT
+    finally:
+        slot.close()
+
+
+def human_eval(data: Path) -> list[dict]:
+    with gzip.open(data / "HumanEval.jsonl.gz", "rt", encoding="utf-8") as stream:
+        return [json.loads(line) for line in stream]
+
+
+def test_human_evals_solutions_pass_and_stubs_do_not(shared_data: Path) -> None:
+    lines = human_eval(shared_data)
+    problems = [problem_of(line, line["task_id"]) for line in lines]
+    right = [line["prompt"] + line["canonical_solution"] for line in lines]
+    stubs = [line["prompt"] + "    return None\n" for line in lines]
+    with Judge() as judge:
+        good = list(judge.verdicts(zip(right, problems, strict=True)))
+        bad = list(judge.verdicts(zip(stubs, problems, strict=True)))
+    wrong = [(p.task_id, v) for p, v in zip(problems, good, strict=True) if not v.passed]
+    assert wrong == [] and len(good) == 164
+    assert [p.task_id for p, v in zip(problems, bad, strict=True) if v.passed] == []

@@ -1,0 +1,180 @@
+"""The client of SandboxFusion against a server that answers as the real one does."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from megatron_dream.sandbox import Limits, Outcome, Problem
+from megatron_dream.sandbox.fusion import FusionClient, FusionError
+
+Answer = Callable[[str, dict[str, Any]], "tuple[int, Any]"]
+
+
+def really(path: str, question: dict[str, Any]) -> tuple[int, Any]:
+    """Run the program, as the service does."""
+    if path == "/submit":
+        return 200, {
+            "id": question["id"],
+            "accepted": "right" in question["completion"],
+            "tests": [],
+        }
+    command = [sys.executable, "-c", question["code"]]
+    try:
+        run = subprocess.run(
+            command,
+            input=question["stdin"],
+            capture_output=True,
+            text=True,
+            timeout=question["run_timeout"],
+        )
+    except subprocess.TimeoutExpired:
+        return 200, {"status": "Failed", "run_result": {"status": "TimeLimitExceeded"}}
+    result = {
+        "status": "Finished",
+        "return_code": run.returncode,
+        "stdout": run.stdout,
+        "stderr": run.stderr,
+    }
+    return 200, {
+        "status": "Failed" if run.returncode else "Success",
+        "message": "",
+        "run_result": result,
+    }
+
+
+class Service:
+    """An endpoint."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.asked: list[str] = []
+        service = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                service.asked.append(self.path)
+                code, body = answer(self.path, question)
+                data = body if isinstance(body, bytes) else json.dumps(body).encode()
+                self.send_response(code)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def services() -> Iterator[Callable[[Answer], Service]]:
+    made: list[Service] = []
+
+    def make(answer: Answer) -> Service:
+        made.append(Service(answer))
+        return made[-1]
+
+    yield make
+    for service in made:
+        service.server.shutdown()
+        service.server.server_close()
+
+
+def client(*services: Service, **options: Any) -> FusionClient:
+    options = {"sleep": lambda _: None, "limits": Limits(cpu=2), **options}
+    return FusionClient([service.url for service in services], **options)
+
+
+SQUARE = Problem("square", "stdin", cases=(("3\n", "9\n"), ("4\n", "16")))
+NEXT = Problem(
+    "next", tests="def check(candidate):\n    assert candidate(1) == 2", functions=("f",)
+)
+
+
+@pytest.mark.parametrize(
+    ("program", "problem", "outcome"),
+    [
+        ("print(int(input()) ** 2)", SQUARE, Outcome.PASSED),
+        ("print(9)", SQUARE, Outcome.FAILED),
+        ("while True: pass", SQUARE, Outcome.TIMEOUT),
+        ("raise MemoryError", SQUARE, Outcome.MEMORY),
+        ("print('x' * 2000000)", SQUARE, Outcome.OUTPUT_LIMIT),
+        ("def f(x): return x + 1", NEXT, Outcome.PASSED),
+        ("def f(x): return x", NEXT, Outcome.FAILED),
+        ("import os\nos._exit(0)", NEXT, Outcome.FAILED),
+    ],
+)
+def test_verdicts(
+    services: Callable[[Answer], Service], program: str, problem: Problem, outcome: Outcome
+) -> None:
+    assert client(services(really)).judge(program, problem).outcome is outcome
+
+
+def test_submit(services: Callable[[Answer], Service]) -> None:
+    asks = client(services(really))
+    assert asks.submit("human_eval_python", "0", "right") is True
+    assert asks.submit("human_eval_python", "0", "wrong") is False
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda *_: (503, b""),
+        lambda *_: (429, b""),
+        lambda *_: (200, b"<html>"),
+        lambda *_: (200, b"[]"),
+        lambda *_: (200, {"status": "SandboxError", "message": "no pod", "run_result": None}),
+        lambda *_: (200, {"status": "Success", "run_result": {"status": "Error"}}),
+    ],
+)
+def test_what_is_no_answer_is_asked_elsewhere(
+    services: Callable[[Answer], Service], broken: Answer
+) -> None:
+    bad, good = services(broken), services(really)
+    asks = client(bad, good)
+    assert asks.run_code("print(1)").stdout == "1\n"
+    assert len(bad.asked) == 1 and len(good.asked) == 1
+
+
+def test_an_endpoint_that_is_gone_is_passed_over(services: Callable[[Answer], Service]) -> None:
+    gone, good = services(really), services(really)
+    gone.server.shutdown()
+    gone.server.server_close()
+    assert client(gone, good).run_code("print(1)").stdout == "1\n"
+
+
+def test_pauses_grow_and_in_the_end_it_is_infrastructure(
+    services: Callable[[Answer], Service],
+) -> None:
+    pauses: list[float] = []
+    bad = services(lambda *_: (500, b""))
+    asks = client(bad, attempts=5, pause=1.0, sleep=pauses.append)
+    verdict = asks.judge("print(1)", SQUARE)
+    assert verdict.outcome is Outcome.INFRASTRUCTURE and "HTTP 500" in verdict.detail
+    assert len(bad.asked) == 5
+    assert (
+        all(0.5 * 2**n <= pause <= 1.5 * 2**n for n, pause in enumerate(pauses))
+        and len(pauses) == 4
+    )
+
+
+def test_a_wrong_question_is_asked_once(services: Callable[[Answer], Service]) -> None:
+    bad = services(lambda *_: (422, b""))
+    with pytest.raises(FusionError, match="HTTP 422"):
+        client(bad).run_code("print(1)")
+    assert len(bad.asked) == 1
+
+
+def test_no_endpoint_is_refused() -> None:
+    with pytest.raises(ValueError, match="endpoint"):
+        FusionClient([])
