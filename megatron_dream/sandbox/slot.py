@@ -37,8 +37,8 @@ _CURE = (
     "Unprivileged namespaces are needed: on Ubuntu 24.04 or later `sysctl -w "
     "kernel.apparmor_restrict_unprivileged_userns=0`, on older Debian `sysctl -w "
     "kernel.unprivileged_userns_clone=1`, in Docker `--security-opt seccomp=unconfined --security-opt "
-    "apparmor=unconfined --security-opt systempaths=unconfined`; or install bubblewrap and choose it; or, "
-    "for programs that you trust, say isolation: process."
+    "apparmor=unconfined --security-opt systempaths=unconfined`; or, for programs that you trust, say "
+    "isolation: process."
 )
 
 

@@ -55,7 +55,7 @@ def main() -> None:
     for name in WARM:
         with contextlib.suppress(ImportError):
             __import__(name)
-    control.send(json.dumps({"ready": True, "root": is_root}).encode())
+    control.send(json.dumps({"ready": True}).encode())
     _serve(control, config, is_root)
 
 
@@ -150,11 +150,7 @@ def _wait(control: socket.socket, child: int, isolation: str) -> bool:
                 break
         except ChildProcessError:
             break
-    report = {
-        "status": status,
-        "cpu": usage.ru_utime + usage.ru_stime,
-        "memory": usage.ru_maxrss << 10,
-    }
+    report = {"status": status, "cpu": usage.ru_utime + usage.ru_stime}
     with contextlib.suppress(OSError):
         control.send(json.dumps(report).encode())
     return goes_on
