@@ -14,7 +14,7 @@ import re
 from typing import Any
 
 _FENCE = re.compile(r"^[ \t]*```([^\n`]*)\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
-_FIELDS = ("output", "input")
+FIELDS = ("output", "input")
 _MAX_OBJECT = 100_000  # characters that are searched for an object
 _MISSING = object()
 
@@ -51,7 +51,7 @@ def value_of(text: str) -> Any | None:
     if found is _MISSING:
         return None
     if isinstance(found, dict):
-        found = next((found[name] for name in _FIELDS if name in found), found)
+        found = next((found[name] for name in FIELDS if name in found), found)
     return ("value", normalised(found))
 
 

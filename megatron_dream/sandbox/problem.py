@@ -55,6 +55,8 @@ def problem_of(fields: dict[str, Any], where: str) -> Problem:
 
     task_id = text("task_id")
     reference = fields.get("canonical_solution")
+    if reference is not None and not isinstance(reference, str):
+        raise ProblemError(f"{where}: field 'canonical_solution' is no string; mend or remove it.")
     if "inputs" in fields:
         inputs, outputs = fields["inputs"], fields.get("outputs", [])
         for name, value in (("inputs", inputs), ("outputs", outputs)):
@@ -76,6 +78,19 @@ def problem_of(fields: dict[str, Any], where: str) -> Problem:
     if not isinstance(functions, list) or not all(isinstance(name, str) for name in functions):
         raise ProblemError(f"{where}: field 'functions' is to be a list of names.")
     return Problem(task_id, "function", prompt, tests, tuple(functions), reference=reference)
+
+
+def fields_of(problem: Problem) -> dict[str, Any]:
+    """The fields that ``problem_of`` reads, for a line."""
+    fields: dict[str, Any] = {"task_id": problem.task_id, "prompt": problem.prompt}
+    if problem.kind == "stdin":
+        fields["inputs"] = [given for given, _ in problem.cases]
+        fields["outputs"] = [wanted for _, wanted in problem.cases]
+    else:
+        fields |= {"test": problem.tests, "functions": list(problem.functions)}
+    if problem.reference is not None:
+        fields["canonical_solution"] = problem.reference
+    return fields
 
 
 def helpers_of(problem: Problem) -> str:
