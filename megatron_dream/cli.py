@@ -277,6 +277,14 @@ def _sft(options: argparse.Namespace) -> int | None:
     return sft(config, dry_run=options.dry_run)
 
 
+def _rl(options: argparse.Namespace) -> int | None:
+    if (config := _run_config(options)) is None:
+        return 0
+    from megatron_dream.rl.run import rl
+
+    return rl(config, dry_run=options.dry_run)
+
+
 def _run_config(options: argparse.Namespace) -> RunConfig | None:
     """A training verb's configuration; None where it was only to be shown."""
     from megatron_dream.config.load import load_config, to_yaml
@@ -493,6 +501,7 @@ VERBS: dict[str, tuple[Handler, Callable[[_Parser], None], str]] = {
     "build-index": (_build_index, _fill_build_index, "build a run's data indices beforehand"),
     "pretrain": (_pretrain, _fill_train, "train, objective ar or diffusion"),
     "sft": (_sft, _fill_train, "fine-tune on answers or for infilling"),
+    "rl": (_rl, _fill_train, "train on problems whose answers are judged by running them"),
     "analyze-padding": (
         _analyze_padding,
         flags.add_analyze_padding_flags,

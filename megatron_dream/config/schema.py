@@ -125,6 +125,55 @@ class SftConfig:
 
 
 @dataclass
+class RlConfig:
+    """The ``rl`` stage, SPEC 8: problems, rollouts, judge, objective."""
+
+    problems: list[str] = field(default_factory=list)  # JSONL files, as curate writes them
+    valid: list[str] = field(default_factory=list)  # held-out ones; empty: no validation
+    template: Literal["chat", "none"] = "chat"  # how prompts are rendered
+    prompts_per_step: int = 96
+    group_size: int = 16  # responses a prompt
+    max_prompt_length: int = 512  # tokens; longer prompts are left out
+    response_length: int = 768  # tokens of the canvas
+    # rollouts
+    temperature: float = 1.0
+    top_p: float = 0.95
+    alg: Literal[
+        "origin", "maskgit_plus", "topk_margin", "entropy", "entropy_bound", "threshold"
+    ] = "entropy"
+    steps: int = 0  # of a rollout; 0: one token each
+    block_length: int = 32  # 0: the canvas is one block
+    cache: Literal["none", "prefix", "dual"] = "prefix"
+    threshold: float = 0.9  # alg: threshold
+    entropy_bound: float = 0.1  # alg: entropy_bound, nats
+    rollout_rows: int = 128  # responses of one rank that are decoded together
+    # objective
+    policy_epochs: int = 2  # updates on one set of rollouts
+    masks: Literal["coupled", "independent", "trace"] = "coupled"
+    trace_steps: int = 1  # masks: trace; steps whose tokens are asked for
+    t_low: float = 0.1  # masks' times are uniform in [t_low, t_high]
+    t_high: float = 0.9
+    weight: Literal["cart", "inverse_t"] = "cart"
+    cart_p: float = 0.1
+    aggregation: Literal["per_group_mask", "token_mean", "sequence_mean"] = "per_group_mask"
+    ratio: Literal["token", "sequence"] = "token"
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    kl_coefficient: float = 0.0  # of k2 to the policy that made the rollouts
+    pad_loss: Literal["none", "first"] = "none"  # first: on the token that ends a response
+    substitution: bool = True  # copies of informative groups in place of the others
+    # rewards
+    exactly_one_block: bool = False  # a response with more than one fenced block has no program
+    shuffled_rewards: bool = False  # a control: each group's rewards in random order
+    isolation: Literal["namespaces", "process"] = "namespaces"
+    judge_workers: int = 0  # a data-parallel rank; 0: one for each of its CPUs
+    judge_cpu_seconds: int = 5  # of a program
+    judge_wall_seconds: float = 15.0
+    judge_memory_mb: int = 1024
+    max_infrastructure_share: float = 0.1  # of a step's judgements that fail; more stops the run
+
+
+@dataclass
 class OptimizerConfig:
     """Optimizer and schedules."""
 
@@ -193,6 +242,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     sft: SftConfig = field(default_factory=SftConfig)
+    rl: RlConfig = field(default_factory=RlConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -12,10 +12,10 @@ from types import MappingProxyType
 from typing import Any
 
 from megatron_dream.config.convert import nearest
-from megatron_dream.config.schema import RunConfig, SftConfig, SourceConfig
+from megatron_dream.config.schema import RlConfig, RunConfig, SftConfig, SourceConfig
 from megatron_dream.errors import ConfigError
 
-STAGES = ("pretrain", "sft")
+STAGES = ("pretrain", "sft", "rl")
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,30 @@ RANGES = MappingProxyType(
         "sft.max_appended": NOT_NEGATIVE,
         "sft.expand_probability": SHARE,
         "sft.span_share": SHARE,
+        "rl.prompts_per_step": POSITIVE,
+        "rl.group_size": AT_LEAST_TWO,
+        "rl.max_prompt_length": POSITIVE,
+        "rl.response_length": AT_LEAST_TWO,
+        "rl.temperature": POSITIVE,
+        "rl.top_p": SHARE_ABOVE_ZERO,
+        "rl.steps": NOT_NEGATIVE,
+        "rl.block_length": NOT_NEGATIVE,
+        "rl.threshold": SHARE,
+        "rl.entropy_bound": NOT_NEGATIVE,
+        "rl.rollout_rows": POSITIVE,
+        "rl.policy_epochs": POSITIVE,
+        "rl.trace_steps": POSITIVE,
+        "rl.t_low": SHARE,
+        "rl.t_high": SHARE,
+        "rl.cart_p": SHARE_ABOVE_ZERO,
+        "rl.clip_low": SHARE,
+        "rl.clip_high": NOT_NEGATIVE,
+        "rl.kl_coefficient": NOT_NEGATIVE,
+        "rl.judge_workers": NOT_NEGATIVE,
+        "rl.judge_cpu_seconds": POSITIVE,
+        "rl.judge_wall_seconds": POSITIVE,
+        "rl.judge_memory_mb": POSITIVE,
+        "rl.max_infrastructure_share": SHARE,
         "optimizer.lr": POSITIVE,
         "optimizer.min_lr_ratio": SHARE,
         "optimizer.lr_warmup_fraction": SHARE_BELOW_ONE,
@@ -132,12 +156,19 @@ def _faults(config: RunConfig, stage: str) -> Iterator[str]:
             "optimizer.optimizer is sgd, but megatron-core's distributed optimizer knows only adam; "
             "set parallel.use_distributed_optimizer to false"
         )
-    yield from _data_faults(config)
+    if stage == "rl":
+        yield from _rl_faults(config)
+    else:
+        yield from _data_faults(config)
     yield from _diffusion_faults(config)
     if stage == "sft":
         yield from _sft_faults(config)
-    elif config.sft != SftConfig():
-        yield "sft has no meaning in pretraining; leave it out, or train with megatron-dream sft"
+    for name, default in (("sft", SftConfig()), ("rl", RlConfig())):
+        if stage != name and getattr(config, name) != default:
+            words = "pretraining" if stage == "pretrain" else f"the {stage} stage"
+            yield (
+                f"{name} has no meaning in {words}; leave it out, or train with megatron-dream {name}"
+            )
 
 
 def _data_faults(config: RunConfig) -> Iterator[str]:
@@ -218,3 +249,47 @@ def _sft_faults(config: RunConfig) -> Iterator[str]:
             f"sft.truncation_group_size is {sft.truncation_group_size}, which parts a sample from its "
             "complement (diffusion.complementary); make it even"
         )
+
+
+def _rl_faults(config: RunConfig) -> Iterator[str]:
+    rl, parallel = config.rl, config.parallel
+    if not rl.problems:
+        yield "rl.problems is empty; give at least one JSONL file of problems"
+    if config.data.train or config.data.valid:
+        yield "data.train and data.valid have no meaning in rl; give rl.problems and rl.valid"
+    if config.training.eval_interval and not rl.valid:
+        yield (
+            "training.eval_interval is set and rl.valid is empty; give held-out problems or set it to 0"
+        )
+    if rl.t_low > rl.t_high:
+        yield f"rl.t_low {rl.t_low} is above rl.t_high {rl.t_high}; give times in order"
+    if config.diffusion.objective != "diffusion":
+        yield "diffusion.objective is ar, and rl samples by opening masks; set it to diffusion"
+    rows = 2 * rl.prompts_per_step * rl.group_size
+    if config.training.global_batch_size not in (1, rows):
+        yield (
+            f"training.global_batch_size is {config.training.global_batch_size}, and an update of rl holds "
+            f"2 x rl.prompts_per_step {rl.prompts_per_step} x rl.group_size {rl.group_size} = {rows} rows; "
+            "leave it out"
+        )
+    yield from _rollout_faults(config)
+    if parallel.overlap_param_gather:
+        yield (
+            "parallel.overlap_param_gather leaves weights to be gathered in the next training pass, and "
+            "rollouts come before it; set it to false"
+        )
+
+
+def _rollout_faults(config: RunConfig) -> Iterator[str]:
+    """What the sampler does not serve (model/states.py)."""
+    rl, parallel = config.rl, config.parallel
+    is_split = parallel.context_parallel_size > 1 or parallel.sequence_parallel
+    if is_split or parallel.virtual_pipeline_model_parallel_size is not None:
+        yield (
+            "rl makes its rollouts on the training model, which the sampler takes without context, "
+            "sequence and virtual pipeline parallelism; leave those out"
+        )
+    if config.model.layer_spec == "transformer_engine":
+        yield "rl makes its rollouts with model.layer_spec local; set it to local"
+    if rl.cache != "none" and parallel.pipeline_model_parallel_size > 1:
+        yield "rl.cache is not served under pipeline parallelism; set it to none, or PP to 1"

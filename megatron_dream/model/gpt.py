@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from torch import Tensor
 
-from .head import IGNORED_LABEL, HeadOutput, masked_cross_entropy
+from .head import IGNORED_LABEL, HeadOutput, RowLoss, masked_cross_entropy
 
 
 @cache
@@ -25,12 +26,23 @@ def dream_model_class() -> Any:
         ``labels`` [B, S] hold IGNORED_LABEL where no loss is; ``loss_mask`` [B, S] holds fp32
         weights. Without labels it returns logits [B, S, V / TP] as GPTModel does, or, for the
         sampler, the final hidden states [S, B, H] (states.py).
+
+        Attributes:
+            real_vocab_size: rows of the table that are tokens.
+            head_chunk_rows: rows of logits alive at once.
+            layer_spec: name of its layers.
+            returns_states: see above.
+            temperature: that logits are divided by before the loss.
+            row_loss_of: makes the loss of the rows whose indices [N] into [B x S] it is given
+                (head.py); None: the cross-entropy.
         """
 
         real_vocab_size: int
         head_chunk_rows: int
         layer_spec: str
         returns_states = False
+        temperature = 1.0
+        row_loss_of: Callable[[Tensor], RowLoss] | None = None
 
         def _postprocess(
             self,
@@ -67,6 +79,10 @@ def dream_model_class() -> Any:
                 if self.share_embeddings_and_output_weights
                 else self.output_layer.weight
             )
+            batch, length = labels_BS.shape
+            rows_BS = (rows % batch) * length + rows // batch
+            if self.temperature != 1.0:
+                hidden_NH = hidden_NH / self.temperature
             loss_sum, cross_entropy, is_correct = masked_cross_entropy(
                 hidden_NH,
                 weight,
@@ -77,9 +93,8 @@ def dream_model_class() -> Any:
                 chunk_rows=min(self.head_chunk_rows, labels_SB.numel()),
                 group=tp_group if tp_group.size() > 1 else None,
                 has_other_use=self.share_embeddings_and_output_weights and self.pre_process,
+                row_loss=None if self.row_loss_of is None else self.row_loss_of(rows_BS),
             )
-            batch, length = labels_BS.shape
-            rows_BS = (rows % batch) * length + rows // batch
             return HeadOutput(loss_sum, cross_entropy, is_correct, rows_BS)
 
     return DreamGPTModel

@@ -18,6 +18,7 @@ Shapes: N rows with loss, C rows of a chunk, H hidden, V vocabulary rows of this
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +29,10 @@ from ..sampling.kernels import linear
 
 IGNORED_LABEL = -100
 
+# What a row's loss is where it is not the cross-entropy itself: from the cross-entropies [C] of some of
+# the N rows, and which of them, to losses [C] and their derivatives by the cross-entropy [C].
+RowLoss = Callable[[Tensor, slice], tuple[Tensor, Tensor]]
+
 
 class HeadOutput(NamedTuple):
     """What the last pipeline stage returns in training.
@@ -35,7 +40,7 @@ class HeadOutput(NamedTuple):
     ``loss_sum`` alone carries a gradient. The others describe the N rows with loss.
     """
 
-    loss_sum: Tensor  # [] fp32: sum of weight x cross-entropy
+    loss_sum: Tensor  # [] fp32: sum of weight x cross-entropy, or x the rows' own loss
     cross_entropy: Tensor  # [N] fp32, nats
     is_correct: Tensor  # [N] bool: the label has the highest logit
     rows: Tensor  # [N] index into the flattened [B x S] micro-batch
@@ -83,10 +88,12 @@ class _MaskedCrossEntropy(torch.autograd.Function):
         chunk_rows: int,
         group: dist.ProcessGroup | None,
         has_other_use: bool,
+        row_loss: RowLoss | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         num_rows, weight_VH = hidden_NH.shape[0], table_VH[:num_columns]
         needs_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         cross_entropy_N = hidden_NH.new_empty(num_rows, dtype=torch.float32)
+        loss_sum = cross_entropy_N.new_zeros(())
         is_correct_N = torch.empty(num_rows, dtype=torch.bool, device=hidden_NH.device)
         grad_hidden_NH = torch.empty_like(hidden_NH) if needs_gradient else None
         grad_weight_VH = (
@@ -104,10 +111,17 @@ class _MaskedCrossEntropy(torch.autograd.Function):
             statistics = _softmax_statistics(logits_CV, local_labels_N[rows], group)
             cross_entropy_N[rows] = statistics.cross_entropy_C
             is_correct_N[rows] = statistics.is_correct_C
+            weight_C = row_weight_N[rows]
+            if row_loss is None:
+                loss_C, slope_C = statistics.cross_entropy_C, weight_C
+            else:
+                loss_C, slope_C = row_loss(statistics.cross_entropy_C, rows)
+                slope_C = slope_C * weight_C
+            loss_sum += (loss_C * weight_C).sum()
             if grad_hidden_NH is None or grad_weight_VH is None:
                 del logits_CV
                 continue
-            scale_C1 = (row_weight_N[rows] / statistics.normalizer_C).unsqueeze(1)
+            scale_C1 = (slope_C / statistics.normalizer_C).unsqueeze(1)
             if hidden_CH.dtype == torch.float32:
                 grad_hidden_NH[rows] = scale_C1 * linear(logits_CV, weight_VH.t())
                 # Added in place, without a tensor of the table's size in between, which would cost more
@@ -130,7 +144,7 @@ class _MaskedCrossEntropy(torch.autograd.Function):
             ctx.save_for_backward(grad_hidden_NH, grad_weight_VH)
         ctx.table, ctx.has_other_use = table_VH, has_other_use
         ctx.mark_non_differentiable(cross_entropy_N, is_correct_N)
-        return (cross_entropy_N * row_weight_N).sum(), cross_entropy_N, is_correct_N
+        return loss_sum, cross_entropy_N, is_correct_N
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]:
@@ -142,7 +156,7 @@ class _MaskedCrossEntropy(torch.autograd.Function):
             grad_table = _give_table_gradient(
                 ctx.table, grad_weight_VH, upstream, ctx.has_other_use
             )
-        return grad_hidden, grad_table, *(None,) * 7
+        return grad_hidden, grad_table, *(None,) * 8
 
 
 def _give_table_gradient(
@@ -176,6 +190,7 @@ def masked_cross_entropy(
     chunk_rows: int = 256,
     group: dist.ProcessGroup | None = None,
     has_other_use: bool = False,
+    row_loss: RowLoss | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Weighted sum of cross-entropies of N rows, without ever holding N x V logits.
 
@@ -191,6 +206,7 @@ def masked_cross_entropy(
         chunk_rows: rows of logits alive at once.
         group: tensor-parallel group, or None where the table is whole.
         has_other_use: the table is this stage's embedding too and gets a gradient from there.
+        row_loss: what is summed in place of the cross-entropies; None: they themselves.
 
     Returns:
         (loss sum [] with gradient, cross-entropy [N], is_correct [N]).
@@ -206,4 +222,5 @@ def masked_cross_entropy(
         chunk_rows,
         group,
         has_other_use,
+        row_loss,
     )

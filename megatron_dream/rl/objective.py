@@ -65,6 +65,18 @@ def coupled_halves(
     return Half(t, is_first_L, is_first_L), Half(1.0 - t, ~is_first_L, ~is_first_L)
 
 
+def independent_halves(
+    noise: NoiseStream, ordinal: int, length: int, t_range: tuple[float, float] = (0.1, 0.9)
+) -> tuple[Half, Half]:
+    """Two masks that know nothing of one another: what ``coupled_halves`` is compared with.
+
+    Args: as there; the second draws from ordinal + 2**62.
+    """
+    first, _ = coupled_halves(noise, ordinal, length, t_range)
+    second, _ = coupled_halves(noise, ordinal + (1 << 62), length, t_range)
+    return first, second
+
+
 def trace_half(opened_step_L: Integers, step: int, num_steps: int) -> Half:
     """The mask of a rollout's state before ``step``, with loss on the tokens of the next few steps.
 
@@ -121,15 +133,15 @@ def aggregated(
             f"aggregation {kind!r} is unknown: choose per_group_mask, token_mean or sequence_mean."
         )
     if kind == "per_group_mask":
-        _, part_N = np.unique(np.stack([group_N, half_N]), axis=1, return_inverse=True)
-        size_P = np.bincount(part_N.ravel(), weight_N)
+        part_N = 2 * group_N + half_N
+        size_P = np.bincount(part_N, weight_N)
     else:
-        _, part_N = np.unique(sequence_N, return_inverse=True)
-        size_P = np.bincount(part_N.ravel(), weight_N > 0)
+        part_N = sequence_N
+        size_P = np.bincount(part_N, weight_N > 0)
     count = int((size_P > 0).sum())
     if not count:
         return np.zeros_like(weight_N)
-    divisor_N = np.where(size_P > 0, size_P, 1.0)[part_N.ravel()] * count
+    divisor_N = np.where(size_P > 0, size_P, 1.0)[part_N] * count
     found: Floats = weight_N / divisor_N
     return found
 

@@ -95,14 +95,20 @@ class RunLog:
         self._stream.write(json.dumps(record) + "\n")
         self._stream.flush()
 
-    def step(self, step: int, values: dict[str, Any]) -> None:
-        """Report a finished step: ``loss``, ``tokens_per_second``, ``seconds_left`` and more."""
+    def step(self, step: int, values: dict[str, Any], line: str | None = None) -> None:
+        """Report a finished step.
+
+        Args:
+            step: its number, from 1.
+            values: ``loss``, ``tokens_per_second``, ``seconds_left`` and more.
+            line: for a person; None: loss, rate and gradient.
+        """
         if not self.enabled:
             return
         if step % self.config.interval == 0 or step == self.total_steps:
             self.event("step", step, **values)
             self._scalars(step, values, "train")
-        line = (
+        line = line or (
             f"loss {values['loss']:.4f}  {values['tokens_per_second']:,.0f} tok/s  "
             f"grad {values['grad_norm']:.3f}"
         )

@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from .. import device, parallel
-from ..checkpoint.metadata import CheckpointMetadata
-from ..checkpoint.save import CheckpointWriter, step_folder
+from ..checkpoint.save import step_folder
 from ..config.layout import Layout
 from ..config.schema import RunConfig
 from ..data.stream import Stream
 from ..errors import DataError
 from ..parallel import Ranks
 from .batches import micro_batch_iterators
-from .log import RunLog
+from .engine import Engine
 from .metrics import StepReport
 from .optimizer import update
 from .provenance import metrics_of
@@ -32,33 +31,29 @@ from .validation import validate
 MAX_BAD_STEPS = 5  # consecutive updates whose gradient was not finite
 
 
-@dataclasses.dataclass
-class TrainingLoop:
-    """Everything a run holds, and the loop over it."""
+class Loop:
+    """Steps, validations and checkpoints of a run; what a step is, the stage's own loop says.
 
-    config: RunConfig
-    layout: Layout
-    ranks: Ranks
-    model: list[Any]
-    optimizer: Any
-    scheduler: Any
-    train_stream: Stream
-    valid_stream: Stream | None
-    metadata: CheckpointMetadata
-    writer: CheckpointWriter | None  # None: a dry run
-    log: RunLog
+    Args:
+        config: of the run.
+        layout: of the processes.
+        ranks: this process's place.
+        engine: what is trained, with what.
+    """
 
-    def __post_init__(self) -> None:
+    def __init__(self, config: RunConfig, layout: Layout, ranks: Ranks, engine: Engine) -> None:
+        self.config, self.layout, self.ranks = config, layout, ranks
+        self.model, self.optimizer, self.scheduler = (
+            engine.model,
+            engine.optimizer,
+            engine.scheduler,
+        )
+        self.metadata, self.writer, self.log = engine.metadata, engine.writer, engine.log
         self.step = self.metadata.step
         self.consumed = self.metadata.consumed_samples
-        self.skipped_empty = 0
         self.bad_steps = 0
         self._saved_step = self.step if self.step else -1
-        self._train_runner = self._runner(self.config.data.train)
-        self._valid_runner = self._runner(self.config.data.valid) if self.valid_stream else None
         self._tokens = int(self.metadata.trained.get("tokens") or 0)
-        peak = peak_flops(self.config.training.precision) if self.ranks.reports else None
-        self._peak = peak * self.ranks.world_size if peak else None
         self._started = time.monotonic()
         self._first_step = self.step
         self._metrics: dict[str, Any] = dict(self.metadata.trained.get("metrics") or {})
@@ -77,18 +72,9 @@ class TrainingLoop:
             consumed_samples=self.consumed,
         )
         self.log.start_bar(self.step)
-        iterators = micro_batch_iterators(
-            self.train_stream,
-            self.ranks,
-            self.layout,
-            self.consumed,
-            self.layout.num_microbatches,
-            skip=[(first, end) for first, end in self.metadata.skipped_ranges],
-            workers=self.config.data.num_workers,
-            loader=self.config.data.loader,
-        )
+        self._open()
         while self.step < end:
-            self._one_step(iterators)
+            self._one_step()
             if self.writer is not None:
                 self.writer.finish()
             if training.eval_interval and self.step % training.eval_interval == 0:
@@ -107,29 +93,22 @@ class TrainingLoop:
         """Close the log's sinks."""
         self.log.close()
 
-    def _one_step(self, iterators: list[Any]) -> None:
-        started = time.monotonic()
+    def _open(self) -> None:
+        """Begin what steps read from."""
+
+    def _one_step(self) -> None:
+        raise NotImplementedError
+
+    def _validate(self) -> None:
+        raise NotImplementedError
+
+    def _zero_gradients(self) -> None:
         for chunk in self.model:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
-        sums = self._train_runner.run(iterators, self.layout.num_microbatches, step=self.step)
-        report = StepReport.of(sums, self._names(self.config.data.train))
-        # Before the update: megatron-core's own order would spend the first update on a rate of 0.
-        self.scheduler.step(1)
-        grad_norm = self._update(report)
-        self.step += 1
-        self.consumed += self.layout.global_batch_size
-        self._tokens += report.real_tokens
-        self._metrics["training"] = metrics_of(self.step, report)
-        device.synchronize()
-        self._report(report, grad_norm, time.monotonic() - started)
 
-    def _update(self, report: StepReport) -> float:
-        """Apply the gradients; skip a batch without masks, and stop after too many bad ones."""
-        if report.masked_tokens == 0:
-            self.skipped_empty += 1  # Adam would still move the weights
-            self.log.event("fault", self.step, message="global batch without masks: no update")
-            return 0.0
+    def _apply(self) -> float:
+        """Apply the gradients, tell their norm; stop after too many that are not finite."""
         result = update(self.optimizer)
         self.bad_steps = 0 if result.applied else self.bad_steps + 1
         if not result.applied:
@@ -144,51 +123,11 @@ class TrainingLoop:
             )
         return result.grad_norm
 
-    def _report(self, report: StepReport, grad_norm: float, seconds: float) -> None:
-        if not self.ranks.reports:
-            return
-        positions = report.positions
+    def _seconds_left(self) -> float:
+        """By the mean of the steps so far."""
         done = self.step - self._first_step
         per_step = (time.monotonic() - self._started) / max(done, 1)
-        width = positions // report.rows
-        flops = flops_per_token(self.config.model, self.config.diffusion, width)
-        achieved = positions * flops / seconds
-        # JSON has no NaN; a bad step's norm is recorded as null.
-        norm = grad_norm if math.isfinite(grad_norm) else None
-        self.log.step(
-            self.step,
-            {
-                "loss": report.loss,
-                "grad_norm": norm if norm is not None else 0.0,
-                "gradient_is_finite": norm is not None,
-                "lr": float(self.optimizer.param_groups[0]["lr"]),
-                "seconds": round(seconds, 4),
-                "tokens_per_second": positions / seconds,
-                "useful_tokens_per_second": report.masked_tokens / seconds,
-                "mfu": achieved / self._peak if self._peak else None,
-                "seconds_left": per_step * (self.config.training.train_steps - self.step),
-                "consumed_samples": self.consumed,
-                "peak_memory_bytes": device.peak_memory_bytes(),
-                "skipped_empty": self.skipped_empty,
-                **{k: v for k, v in report.as_dict().items() if k != "loss"},
-            },
-        )
-
-    def _validate(self) -> None:
-        if self._valid_runner is None or self.valid_stream is None:
-            return
-        rows = self.layout.micro_batch_size * self.layout.dp
-        count = self.config.training.eval_samples // rows  # whole: resolve_layout asks for it
-        stream = self.valid_stream
-        report = validate(
-            self._valid_runner,
-            lambda: micro_batch_iterators(stream, self.ranks, self.layout, 0, count),
-            count,
-            step=self.step,
-            source_names=self._names(self.config.data.valid),
-        )
-        self._metrics["validation"] = metrics_of(self.step, report)
-        self.log.validation(self.step, report.as_dict())
+        return per_step * (self.config.training.train_steps - self.step)
 
     def _is_time_to_save(self) -> bool:
         checkpoint = self.config.checkpoint
@@ -229,6 +168,116 @@ class TrainingLoop:
             target.parent.mkdir(parents=True, exist_ok=True)
             export_hf(self.writer.folder / name, target, tokenizer=self.config.tokenizer.path)
         parallel.barrier()
+
+
+class TrainingLoop(Loop):
+    """The loop over rows of a stream, and the like for validation.
+
+    Args:
+        config: of the run.
+        layout: of the processes.
+        ranks: this process's place.
+        engine: what is trained, with what.
+        train_stream: rows by ordinal.
+        valid_stream: the same for validation, if there is one.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        layout: Layout,
+        ranks: Ranks,
+        engine: Engine,
+        train_stream: Stream,
+        valid_stream: Stream | None,
+    ) -> None:
+        super().__init__(config, layout, ranks, engine)
+        self.train_stream, self.valid_stream = train_stream, valid_stream
+        self.skipped_empty = 0
+        self._train_runner = self._runner(self.config.data.train)
+        self._valid_runner = self._runner(self.config.data.valid) if self.valid_stream else None
+        peak = peak_flops(self.config.training.precision) if self.ranks.reports else None
+        self._peak = peak * self.ranks.world_size if peak else None
+        self._iterators: list[Any] = []
+
+    def _open(self) -> None:
+        self._iterators = micro_batch_iterators(
+            self.train_stream,
+            self.ranks,
+            self.layout,
+            self.consumed,
+            self.layout.num_microbatches,
+            skip=[(first, end) for first, end in self.metadata.skipped_ranges],
+            workers=self.config.data.num_workers,
+            loader=self.config.data.loader,
+        )
+
+    def _one_step(self) -> None:
+        started = time.monotonic()
+        self._zero_gradients()
+        sums = self._train_runner.run(self._iterators, self.layout.num_microbatches, step=self.step)
+        report = StepReport.of(sums, self._names(self.config.data.train))
+        # Before the update: megatron-core's own order would spend the first update on a rate of 0.
+        self.scheduler.step(1)
+        grad_norm = self._update(report)
+        self.step += 1
+        self.consumed += self.layout.global_batch_size
+        self._tokens += report.real_tokens
+        self._metrics["training"] = metrics_of(self.step, report)
+        device.synchronize()
+        self._report(report, grad_norm, time.monotonic() - started)
+
+    def _update(self, report: StepReport) -> float:
+        """Apply the gradients; skip a batch without masks."""
+        if report.masked_tokens == 0:
+            self.skipped_empty += 1  # Adam would still move the weights
+            self.log.event("fault", self.step, message="global batch without masks: no update")
+            return 0.0
+        return self._apply()
+
+    def _report(self, report: StepReport, grad_norm: float, seconds: float) -> None:
+        if not self.ranks.reports:
+            return
+        positions = report.positions
+        width = positions // report.rows
+        flops = flops_per_token(self.config.model, self.config.diffusion, width)
+        achieved = positions * flops / seconds
+        # JSON has no NaN; a bad step's norm is recorded as null.
+        norm = grad_norm if math.isfinite(grad_norm) else None
+        self.log.step(
+            self.step,
+            {
+                "loss": report.loss,
+                "grad_norm": norm if norm is not None else 0.0,
+                "gradient_is_finite": norm is not None,
+                "lr": float(self.optimizer.param_groups[0]["lr"]),
+                "seconds": round(seconds, 4),
+                "tokens_per_second": positions / seconds,
+                "useful_tokens_per_second": report.masked_tokens / seconds,
+                "mfu": achieved / self._peak if self._peak else None,
+                "seconds_left": self._seconds_left(),
+                "consumed_samples": self.consumed,
+                "peak_memory_bytes": device.peak_memory_bytes(),
+                "skipped_empty": self.skipped_empty,
+                **{k: v for k, v in report.as_dict().items() if k != "loss"},
+            },
+        )
+
+    def _validate(self) -> None:
+        if self._valid_runner is None or self.valid_stream is None:
+            return
+        rows = self.layout.micro_batch_size * self.layout.dp
+        count = self.config.training.eval_samples // rows  # whole: resolve_layout asks for it
+        stream = self.valid_stream
+        report = validate(
+            self._valid_runner,
+            lambda: micro_batch_iterators(stream, self.ranks, self.layout, 0, count),
+            count,
+            step=self.step,
+            source_names=self._names(self.config.data.valid),
+        )
+        self._metrics["validation"] = metrics_of(self.step, report)
+        self.log.validation(self.step, report.as_dict())
 
     def _runner(self, sources: list[Any]) -> StepRunner:
         return StepRunner(

@@ -1,0 +1,59 @@
+"""From a response's text to its verdict: the format by kind, then the judge or a comparison (SPEC 8)."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+
+from ..config.schema import RlConfig
+from ..sandbox import Judge, Limits, Outcome, Verdict
+from .formats import program_of, value_of
+from .problems import RlProblem
+
+
+class Grader:
+    """Judges responses in the background; use it where programs may run, one on each data-parallel rank.
+
+    Args:
+        rl: limits, workers, isolation and format.
+
+    Raises:
+        SandboxUnavailable: programs cannot be shut in here.
+    """
+
+    def __init__(self, rl: RlConfig) -> None:
+        self._exactly_one = rl.exactly_one_block
+        limits = Limits(
+            cpu=rl.judge_cpu_seconds,
+            wall=rl.judge_wall_seconds,
+            memory=rl.judge_memory_mb << 20,
+        )
+        self._judge = Judge(rl.judge_workers or None, limits, rl.isolation)
+
+    def submit(self, problem: RlProblem, text: str) -> tuple[str | None, Future[Verdict]]:
+        """What of a response is judged, if it has the format, and its verdict to come."""
+        if problem.kind == "output":
+            found = value_of(text)
+            return None if found is None else repr(found), _known(_compared(problem, found))
+        program = program_of(text, exactly_one=self._exactly_one)
+        if program is None:
+            return None, _known(Verdict(Outcome.FORMAT, detail="no closed fenced block"))
+        assert problem.problem is not None
+        return program, self._judge.submit(program, problem.problem)
+
+    def close(self) -> None:
+        """End the judge."""
+        self._judge.close()
+
+
+def _compared(problem: RlProblem, found: object) -> Verdict:
+    if found is None:
+        return Verdict(Outcome.FORMAT, detail="no value")
+    if found == problem.wanted():
+        return Verdict(Outcome.PASSED)
+    return Verdict(Outcome.FAILED, detail="another value than the wanted one")
+
+
+def _known(verdict: Verdict) -> Future[Verdict]:
+    future: Future[Verdict] = Future()
+    future.set_result(verdict)
+    return future

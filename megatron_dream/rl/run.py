@@ -1,0 +1,119 @@
+"""``rl``: from a configuration to a checkpoint trained on rewards that were verified by running programs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..config.schema import RunConfig
+from ..config.validate import validate
+from ..errors import ConfigError, DataError, MissingDependencyError
+from ..sandbox import ProblemError, SandboxUnavailable
+from ..tokenizer.base import Tokenizer
+from ..tokenizer.chat import ChatTemplate
+from ..training.engine import build_engine, prepare
+from .loop import Asked, RlLoop
+from .problems import RlProblem, read_problems
+
+
+def rl(config: RunConfig, dry_run: int | None = None) -> int:
+    """Train to ``training.train_steps``, from the run folder's last checkpoint if there is one.
+
+    Args:
+        config: the run; presets may still be unresolved.
+        dry_run: stop after this many steps; nothing is written into the run folder.
+
+    Returns:
+        Exit code 0.
+
+    Raises:
+        UserError: anything that a person can mend, on every process alike.
+    """
+    validate(config, "rl")
+    stage = config.rl
+    config.training.global_batch_size = 2 * stage.prompts_per_step * stage.group_size
+    config.data.sequence_length = stage.max_prompt_length + stage.response_length
+    config.model.layer_spec = "local"  # what the sampler takes
+    tokenizer, layout, ranks = prepare(config, "rl")
+    if stage.ratio == "sequence" and stage.prompts_per_step % layout.dp:
+        raise ConfigError(
+            f"rl.ratio: sequence needs both masks of a response on one rank; make rl.prompts_per_step "
+            f"{stage.prompts_per_step} a multiple of DP {layout.dp}"
+        )
+    problems, words = asked_of(stage.problems, config, tokenizer)
+    valid, _ = asked_of(stage.valid, config, tokenizer)
+    engine = build_engine(
+        config,
+        "rl",
+        tokenizer,
+        layout,
+        ranks,
+        index_hash=_hash_of(problems),
+        variable_lengths=True,
+        dry_run=dry_run is not None,
+    )
+    engine.metadata.trained["training data"] = words
+    engine.log.say(words)
+    try:
+        loop = RlLoop(config, layout, ranks, engine, tokenizer, problems, valid)
+    except SandboxUnavailable as error:
+        raise MissingDependencyError(str(error)) from None
+    try:
+        loop.train(stop_after=dry_run)
+    finally:
+        loop.close()
+    return 0
+
+
+def asked_of(
+    paths: Sequence[str], config: RunConfig, tokenizer: Tokenizer
+) -> tuple[list[Asked], str]:
+    """Problems of some files with their prompts' tokens, and one sentence on them.
+
+    Prompts of more than ``rl.max_prompt_length`` tokens are left out.
+
+    Raises:
+        DataError: a file has none, or a line is no problem.
+    """
+    kept: list[Asked] = []
+    too_long = 0
+    for path in paths:
+        if not Path(path).is_file():
+            raise DataError(f"{path} does not exist; rl.problems and rl.valid name JSONL files")
+        try:
+            for problem in read_problems(path):
+                prompt = _prompt_of(problem, config, tokenizer)
+                if len(prompt) > config.rl.max_prompt_length:
+                    too_long += 1
+                else:
+                    kept.append(Asked(problem, tuple(prompt)))
+        except ProblemError as error:
+            raise DataError(str(error)) from None
+    if paths and not kept:
+        raise DataError(
+            f"{', '.join(paths)}: no problem is left ({too_long} prompts are longer than "
+            f"rl.max_prompt_length {config.rl.max_prompt_length}); raise it or give others"
+        )
+    return kept, (
+        f"{len(kept)} problems from {len(paths)} files; {too_long} left out, whose prompts are longer than "
+        f"{config.rl.max_prompt_length} tokens"
+    )
+
+
+def _prompt_of(problem: RlProblem, config: RunConfig, tokenizer: Tokenizer) -> list[int]:
+    """As the sft stage renders prompts (data/sft/rendering.py)."""
+    if config.rl.template == "chat":
+        return ChatTemplate.dream().encode(tokenizer, problem.messages())
+    if not isinstance(problem.prompt, str):
+        raise DataError(
+            f"problem {problem.id!r}: the prompt is a list of messages, which needs rl.template chat"
+        )
+    return [tokenizer.bos_id, *tokenizer.encode(problem.prompt)]
+
+
+def _hash_of(problems: Sequence[Asked]) -> str:
+    digest = hashlib.sha256()
+    for asked in problems:
+        digest.update(asked.problem.to_line().encode())
+    return digest.hexdigest()[:16]
