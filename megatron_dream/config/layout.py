@@ -60,7 +60,7 @@ def resolve_layout(config: RunConfig, world_size: int, stage: str = "pretrain") 
         or _sequence_problem(layout, config, model)
         or _engine_problem(layout, config)
         or _fused_attention_problem(layout, config, stage)
-        or _validation_problem(layout, config)
+        or _validation_problem(layout, config, stage)
     )
     if problem:
         raise LayoutError(f"{problem} [{layout.equation()}].")
@@ -217,7 +217,9 @@ def _fused_attention_problem(layout: Layout, config: RunConfig, stage: str) -> s
     return None
 
 
-def _validation_problem(layout: Layout, config: RunConfig) -> str | None:
+def _validation_problem(layout: Layout, config: RunConfig, stage: str) -> str | None:
+    if stage == "rl":  # a sample is a problem there, whatever rank has it
+        return None
     samples, rows = config.training.eval_samples, layout.micro_batch_size * layout.dp
     if config.training.eval_interval and samples % rows:
         return (

@@ -28,6 +28,11 @@ class Grader:
             memory=rl.judge_memory_mb << 20,
         )
         self._judge = Judge(rl.judge_workers or None, limits, rl.isolation)
+        self._known: dict[tuple[str, str], Future[Verdict]] = {}
+
+    def begin(self) -> None:
+        """Forget the programs of the step before: equal ones are judged once a step."""
+        self._known.clear()
 
     def submit(self, problem: RlProblem, text: str) -> tuple[str | None, Future[Verdict]]:
         """What of a response is judged, if it has the format, and its verdict to come."""
@@ -38,7 +43,10 @@ class Grader:
         if program is None:
             return None, _known(Verdict(Outcome.FORMAT, detail="no closed fenced block"))
         assert problem.problem is not None
-        return program, self._judge.submit(program, problem.problem)
+        key = (problem.id, program)
+        if key not in self._known:
+            self._known[key] = self._judge.submit(program, problem.problem)
+        return program, self._known[key]
 
     def close(self) -> None:
         """End the judge."""

@@ -2,7 +2,7 @@
 
 A step asks ``rl.prompts_per_step`` problems, makes ``rl.group_size`` responses to each on the training model,
 judges those that are finished while others are decoded, and then makes ``rl.policy_epochs`` updates, each
-over all responses under both masks. Samples go to disk before the first update: a run that is interrupted there
+over all responses under both masks. Samples go to disk before the first update: a run interrupted there
 goes on with them, if its weights are still those that they were made with.
 """
 
@@ -166,6 +166,8 @@ class RlLoop(Loop):
         ranks, config = self.ranks, rollout_config(self.rl, self.tokenizer, **changes)
         places = range(ranks.dp_rank, len(asked), ranks.dp_size)
         waiting: list[_Waiting] = []
+        if self.grader is not None:
+            self.grader.begin()
         with clock("rollout"), self._sampling() as model:
             for rollout in make_rollouts(
                 model,

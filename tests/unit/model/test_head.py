@@ -139,3 +139,28 @@ def test_peak_logits_do_not_depend_on_t(objective: str) -> None:
             loss.backward()
         assert seen.rows == min(chunk, int(rows * t))
         assert seen.peak == seen.rows * vocab * 4
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.integers(0, 20), chunk=st.integers(1, 24), scale=st.floats(0.1, 3.0))
+def test_a_loss_of_ones_own_has_autograds_gradient(rows: int, chunk: int, scale: float) -> None:
+    hidden, table, labels, weights = inputs(rows, 7, 19, 17)
+    mine = [hidden.clone().requires_grad_(), table.clone().requires_grad_()]
+    theirs = [hidden.clone().requires_grad_(), table.clone().requires_grad_()]
+    old = torch.linspace(-1, 1, max(rows, 1))[:rows]
+
+    def row_loss(cross_entropy: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+        difference = scale * cross_entropy - old[part]
+        return difference.square(), 2 * scale * difference
+
+    loss, _, _ = masked_cross_entropy(
+        mine[0], mine[1], labels, weights, vocab_size=17, chunk_rows=chunk, row_loss=row_loss
+    )
+    _, each = reference(theirs[0], theirs[1], labels, weights, 17)
+    expected = ((scale * each - old).square() * weights).sum()
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
+    if rows:
+        loss.backward()
+        expected.backward()
+        for found, wanted in zip(mine, theirs, strict=True):
+            torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-3, atol=1e-3)
