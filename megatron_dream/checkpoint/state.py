@@ -123,9 +123,37 @@ def optimizer_state(
     optimizer: Any, model: dict[str, Any], options: dict[str, Any], *, is_loading: bool = False
 ) -> Any:
     """Sharded state dict of the optimizer, beside the model's."""
+    if not is_loading:
+        for inner in _inner_optimizers(optimizer):
+            if len(inner.optimizer.state) == 0:
+                _begin_state(inner.optimizer)
     reshardable = options["distrib_optim_sharding_type"] == "fully_reshardable"
     with _padding_kept(optimizer) if reshardable else contextlib.nullcontext():
         return optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=options)
+
+
+def _begin_state(optimizer: Any) -> None:
+    """Give an optimizer that has made no step the state of its beginning, which megatron-core can save.
+
+    Such are saved where every step so far was skipped. A step without gradient, rate and decay leaves
+    weights and moments as they are.
+    """
+    kept = [
+        {name: group[name] for name in ("lr", "weight_decay")} for group in optimizer.param_groups
+    ]
+    for group in optimizer.param_groups:
+        group.update(lr=0.0, weight_decay=0.0)
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+    for group, values in zip(optimizer.param_groups, kept, strict=True):
+        group.update(values)
+        if "step" in group:  # fused optimizers count there
+            group["step"] = 0
+    for state in optimizer.state.values():
+        if isinstance(state.get("step"), torch.Tensor):
+            state["step"].zero_()
 
 
 def _has_distributed_state(inner: Any) -> bool:

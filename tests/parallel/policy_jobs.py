@@ -29,7 +29,7 @@ class PolicyCase:
 
 
 def groups_of(seed: int = 0) -> list[Group]:
-    """Prompts of 1 to 7 tokens; responses that end early, one that is not there, a group that teaches nothing."""
+    """Prompts of 1 to 7 tokens; early ends, a response that is not there, a group that teaches nothing."""
     generator, found = np.random.default_rng(seed), []
     for number in range(GROUPS):
         lengths = generator.integers(1, RESPONSE + 1, RESPONSES)
