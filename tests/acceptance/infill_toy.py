@@ -3,19 +3,21 @@
 An alphabet in a fixed order, a token each. Prefix and suffix are runs of it; the middle is all that stands
 between, 1 to 64 characters: the prefix's last and the suffix's first character say what and how many. A
 model is trained from nothing by the product's own stream, corruption, step and optimizer, first without
-closing up and deleting, then with both. Some lengths are never a middle's there, and of every length some
+closing up and deleting, then with both, in three strengths that take turns: one alone hardly ever shows
+few masks for many characters. Some lengths are never a middle's there, and of every length some
 pairs (last, first) are kept for the measurement. Gaps of an unseen length do occur as parts of longer
 ones, between tokens that stand open. Then the function behind ``infill --grow`` fills held-out gaps from
 4, 16 and 64 masks at temperature 0. Two controls with growing and shrinking forbidden: a wrong number of
 masks, where only 0 can come out, and the right one. ``infill_toy_bound.py`` tells what a perfect model
 would reach.
 
-    python tests/acceptance/infill_toy.py       about 15 minutes on one core; writes docs/results/infill_toy.*
+    python tests/acceptance/infill_toy.py       about 40 minutes on one core; writes docs/results/infill_toy.*
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import itertools
 import os
 import statistics
@@ -70,6 +72,7 @@ from megatron_dream.training.step import StepRunner  # noqa: E402
 
 RESULTS = ROOT / "docs" / "results"
 AIM = 0.95
+Mixture = tuple[tuple[float, int], ...]  # expand_probability and max_appended
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,12 @@ WAYS = (
 )
 
 
+def mixture_of(text: str) -> Mixture:
+    """Of ``Q:N,Q:N``."""
+    pairs = [part.split(":") for part in text.split(",")]
+    return tuple((float(probability), int(appended)) for probability, appended in pairs)
+
+
 def configuration(options: argparse.Namespace, tokenizer: Tokenizer) -> RunConfig:
     """The run's; what is not named is the product's default."""
     config = RunConfig()
@@ -113,11 +122,7 @@ def configuration(options: argparse.Namespace, tokenizer: Tokenizer) -> RunConfi
     )
     config.data.sequence_length, config.data.seed = WIDTH, options.seed
     config.diffusion.weight, config.diffusion.t_min = "linear", options.t_min
-    config.sft = SftConfig(
-        task="infill",
-        expand_probability=options.expand_probability,
-        max_appended=options.max_appended,
-    )
+    config.sft = SftConfig(task="infill")
     config.optimizer.lr, config.optimizer.min_lr_ratio = options.lr, 0.02
     config.optimizer.lr_warmup_fraction = 0.05
     config.optimizer.adam_beta2, config.optimizer.weight_decay = 0.98, 0.01
@@ -137,8 +142,23 @@ def batches_of(config: RunConfig, tokenizer: Tokenizer, first: int, end: int) ->
     return MicroBatchIterator(stream, consumed=size * first, micro_batch_size=size)
 
 
+def in_turn(
+    config: RunConfig, tokenizer: Tokenizer, first: int, end: int, mixture: Mixture
+) -> Iterator[Any]:
+    """Micro-batches of each of the mixture's corruptions in turn, each with noise and gaps of its own."""
+    streams = []
+    for number, (probability, appended) in enumerate(mixture):
+        mine = copy.deepcopy(config)
+        mine.sft.expand_probability, mine.sft.max_appended = probability, appended
+        mine.data.seed += number
+        streams.append(batches_of(mine, tokenizer, first, end))
+    while True:
+        for stream in streams:
+            yield next(stream)
+
+
 def train(
-    config: RunConfig, tokenizer: Tokenizer, fixed_steps: int
+    config: RunConfig, tokenizer: Tokenizer, fixed_steps: int, mixture: Mixture
 ) -> Iterator[tuple[int, float, Any]]:
     """Train from nothing, first on gaps of fixed length; gives (step, loss, model) after every step."""
     ranks = parallel.start(config.parallel)
@@ -149,7 +169,7 @@ def train(
     size, steps = config.training.micro_batch_size, config.training.train_steps
     batches = itertools.chain(
         batches_of(config, tokenizer, 0, fixed_steps),
-        batches_of(config, tokenizer, fixed_steps, steps),
+        in_turn(config, tokenizer, fixed_steps, steps, mixture),
     )
     runner = StepRunner(
         model,
@@ -271,6 +291,7 @@ def page_of(facts: dict[str, Any]) -> str:
     """docs/results/infill_toy.md."""
     lengths = ", ".join(map(str, UNSEEN))
     verdict = "met" if facts["met"] else "MISSED"
+    mixture = ", ".join(f"{q:g} and {appended}" for q, appended in facts["mixture"])
     return (
         "# Infilling of unknown length where one answer is right\n\n"
         f"Written by `tests/acceptance/infill_toy.py` (seed {facts['seed']}), whose first lines tell what it "
@@ -278,9 +299,8 @@ def page_of(facts: dict[str, Any]) -> str:
         f"**Aim {AIM:.0%} from 4, 16 and 64 masks, on trained and on unseen lengths: {verdict}.**\n\n"
         f"{facts['parameters']:,} parameters ({facts['layers']} layers of {facts['hidden']}, fp32), "
         f"{facts['steps']:,} steps of {facts['batch']} samples, the first {facts['fixed_steps']:,} on gaps "
-        f"of fixed length; rate {facts['lr']:g}; `diffusion.t_min` {facts['t_min']:g}, "
-        f"`sft.expand_probability` {facts['expand_probability']:g}, `sft.max_appended` "
-        f"{facts['max_appended']}. Training took {facts['train_seconds']:.0f} s "
+        f"of fixed length; rate {facts['lr']:g}; `diffusion.t_min` {facts['t_min']:g}; the weight 1 - t taken "
+        f"off; `sft.expand_probability` and `sft.max_appended` in turn, batch by batch: {mixture}. Training took {facts['train_seconds']:.0f} s "
         f"({facts['train_cpu_seconds']:.0f} CPU s, one thread, other programs on the machine); last loss "
         f"{facts['last_loss']:.4f}. Never a middle's length in training: {lengths}. "
         f"{facts['per_length']} held-out gaps of each length from 1 to {LONGEST}; temperature 0, "
@@ -305,7 +325,7 @@ def trained(
 ) -> tuple[Sampler, dict[str, Any]]:
     """The model as the sampler takes it, and what training it took."""
     started, cpu, losses, model = time.monotonic(), time.process_time(), list[float](), None
-    for step, loss, chunk in train(config, tokenizer, options.fixed_steps):
+    for step, loss, chunk in train(config, tokenizer, options.fixed_steps, options.mixture):
         model = chunk
         losses.append(loss)
         if step % 100 == 0:
@@ -325,16 +345,21 @@ def trained(
 def main() -> int:
     """Train, measure, write; 0 where all that grow and shrink are over the aim, on unseen lengths too."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=2200)
+    parser.add_argument("--steps", type=int, default=9000)
     parser.add_argument(
-        "--fixed-steps", type=int, default=450, help="of them on gaps of fixed length"
+        "--fixed-steps", type=int, default=1000, help="of them on gaps of fixed length"
     )
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--t-min", type=float, default=0.6)
-    parser.add_argument("--expand-probability", type=float, default=0.3)
-    parser.add_argument("--max-appended", type=int, default=31)
-    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--t-min", type=float, default=0.5)
+    parser.add_argument(
+        "--mixture",
+        type=mixture_of,
+        default="0.25:63,0.5:0,0.85:0",
+        metavar="Q:N,...",
+        help="corruptions in turn: expand_probability and max_appended of each",
+    )
+    parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--per-length", type=int, default=4, help="held-out gaps of each length")

@@ -6,7 +6,7 @@ behind, each label with the weight that the loss gives it. With these in a netwo
 rules run at temperature 0: surest mask first (entropy), 64 masks and 64 expansions at most, an EOS closes
 what is right of it. Only ends of the gap open, which the program checks.
 
-    python tests/acceptance/infill_toy_bound.py [--expand-probability Q ...]       about a minute for each Q
+    python tests/acceptance/infill_toy_bound.py [--mixture Q:N,... ...]       about a minute for each
 """
 
 from __future__ import annotations
@@ -20,10 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Mixture = tuple[tuple[float, int], ...]
 LENGTHS = (1, 2, 3, 5, 8, 12, 16, 20, 25, 30, 35, 40, 45, 50, 55, 60, 64)
 STARTS = (4, 16, 64)
-MAX_APPENDED = MAX_MASKS = MAX_EXPANSIONS = 64
+MAX_MASKS = MAX_EXPANSIONS = 64
 NEVER = -1e300
+
+
+def mixture_of(text: str) -> Mixture:
+    """Of ``Q:N,Q:N``: expand_probability and max_appended of each corruption."""
+    pairs = [part.split(":") for part in text.split(",")]
+    return tuple((float(probability), int(appended)) for probability, appended in pairs)
 
 
 @cache
@@ -36,7 +43,9 @@ def log_ways(tokens: int, groups: int) -> float:
     return lgamma(tokens) - lgamma(groups) - lgamma(tokens - groups + 1)
 
 
-def worlds(r: int, m: int, is_closed: bool, q: float) -> Iterator[tuple[float, int, int, bool]]:
+def worlds(
+    r: int, m: int, is_closed: bool, q: float, most: int
+) -> Iterator[tuple[float, int, int, bool]]:
     """Ways in which m masks stand for r tokens and EOS behind them.
 
     Args:
@@ -44,6 +53,7 @@ def worlds(r: int, m: int, is_closed: bool, q: float) -> Iterator[tuple[float, i
         m: masks.
         is_closed: a token right of them is open, so no EOS is among them.
         q: probability that a mask swallows the next.
+        most: EOS that the corruption appends at most.
 
     Yields:
         (weight, groups of tokens, EOS that stand, whether the last group swallowed an EOS).
@@ -52,7 +62,7 @@ def worlds(r: int, m: int, is_closed: bool, q: float) -> Iterator[tuple[float, i
         for swallowed_end in (False, True):
             eos = m - groups
             appended = eos + swallowed_end
-            if (is_closed and appended) or appended >= MAX_APPENDED:
+            if (is_closed and appended) or appended > most:
                 continue
             if (swallowed_end and not r) or (q == 0.0 and (groups < r or swallowed_end)):
                 continue
@@ -76,14 +86,15 @@ def alone(r: int, groups: int) -> Floats:
 
 
 @cache
-def labels(r: int, m: int, is_closed: bool, q: float, faded_q: float) -> Floats:
+def labels(r: int, m: int, is_closed: bool, mixture: Mixture, fading: float) -> Floats:
     """Probabilities at each mask, [m, r + 2]: every token left, ``<|expand|>``, EOS.
 
-    Half of the rows have q, half ``faded_q``; the EOS of a row pay as one token together.
+    Of each corruption half of the rows have its q, half q times ``fading``; the EOS of a row pay as one token together.
     """
     found = np.zeros((m, r + 2))
-    for each in (q, faded_q):
-        for weight, groups, eos, swallowed_end in worlds(r, m, is_closed, each):
+    for each, most in [(q * f, most) for q, most in mixture for f in (1.0, fading)]:
+        for weight, groups, eos, swallowed_end in worlds(r, m, is_closed, each, most):
+            weight /= most + 1  # each number of EOS is as likely
             single = alone(r, groups).copy()
             if swallowed_end:
                 single[-1] = 0.0
@@ -94,14 +105,14 @@ def labels(r: int, m: int, is_closed: bool, q: float, faded_q: float) -> Floats:
     return found / np.where(total > 0, total, 1.0)
 
 
-def decode(length: int, masks: int, q: float) -> tuple[bool, int, int]:
+def decode(length: int, masks: int, mixture: Mixture) -> tuple[bool, int, int]:
     """Whether the gap comes out right, its expansions and its steps."""
     r, m, is_closed, expansions, steps = length, masks, False, 0, 0
     while m:
         steps += 1
         if r == 0 and is_closed:
             return False, expansions, steps  # masks between two neighbours: no row was like that
-        shares = labels(r, m, is_closed, q, q * (1.0 - r / length)).copy()
+        shares = labels(r, m, is_closed, mixture, 1.0 - r / length).copy()
         if expansions >= MAX_EXPANSIONS or m >= MAX_MASKS:
             shares[:, r] = 0.0
             shares /= np.maximum(shares.sum(1, keepdims=True), 1e-300)
@@ -121,14 +132,21 @@ def decode(length: int, masks: int, q: float) -> tuple[bool, int, int]:
 def main() -> None:
     """Print a line for each Q and start."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--expand-probability", type=float, nargs="+", default=[0.5, 0.25, 0.1])
-    for q in parser.parse_args().expand_probability:
+    parser.add_argument(
+        "--mixture",
+        nargs="+",
+        default=["0.5:63", "0.25:63", "0.1:63", "0.25:63,0.5:0,0.85:0"],
+        metavar="Q:N,...",
+        help="expand_probability and max_appended of corruptions that take turns",
+    )
+    for name in parser.parse_args().mixture:
+        mixture = mixture_of(name)
         for masks in STARTS:
-            found = {length: decode(length, masks, q) for length in LENGTHS}
+            found = {length: decode(length, masks, mixture) for length in LENGTHS}
             wrong = [length for length, (is_right, _, _) in found.items() if not is_right]
             used = max(expansions for _, expansions, _ in found.values())
             print(
-                f"expand_probability {q:g} from {masks:2} masks: {len(LENGTHS) - len(wrong)} of "
+                f"{name} from {masks:2} masks: {len(LENGTHS) - len(wrong)} of "
                 f"{len(LENGTHS)} lengths right, {used} expansions at most; wrong: {wrong or 'none'}",
                 flush=True,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -14,16 +15,17 @@ sys.path.insert(0, str(ROOT))
 
 from megatron_dream.data.infilling.splitting import Split  # noqa: E402
 from megatron_dream.data.infilling.stream import InfillStream  # noqa: E402
+from megatron_dream.data.stream import Row  # noqa: E402
 from megatron_dream.tokenizer.base import Tokenizer  # noqa: E402
 from megatron_dream.tokenizer.train import train_sentencepiece  # noqa: E402
 
 LATIN = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 ALPHABET = LATIN + "".join(map(chr, range(0x431, 0x431 + 44)))  # and Cyrillic
 BYTE_PIECES = 256 + 3  # bytes, unknown, line feed, tab
-LONGEST, MOST_BEFORE, MOST_AFTER = 64, 24, 8
+LONGEST, MOST_CONTEXT = 64, 95
 UNSEEN = (3, 9, 17, 26, 27, 38, 44, 45, 46, 47, 48, 49)
 HELD_OUT = 8  # of so many pairs (last, first) of a length one is never trained on
-WIDTH = 2 + MOST_BEFORE + MOST_AFTER + LONGEST + 63  # room for every EOS that corruption may append
+WIDTH = 2 + len(ALPHABET) + 63  # room for every EOS that corruption may append
 
 
 def is_held_out(last: int, length: int) -> bool:
@@ -41,6 +43,12 @@ def gap_of(last: int, length: int, before: int, after: int) -> Split:
     )
 
 
+def contexts(random: np.random.Generator) -> tuple[int, int]:
+    """Characters before and after a gap, 1 to 95, as often 1 to 2 as 10 to 20."""
+    before, after = np.exp(random.random(2) * np.log(MOST_CONTEXT + 1)).astype(int).tolist()
+    return before, after
+
+
 class ToyGaps:
     """Gaps by their number, drawn from (seed, number); as ``Texts`` their whole texts.
 
@@ -53,6 +61,8 @@ class ToyGaps:
     def __init__(self, seed: int, size: int, has_open_ends: bool = False) -> None:
         self.seed, self.size, self.has_open_ends = seed, size, has_open_ends
         self._lengths = [n for n in range(1, LONGEST + 1) if n not in UNSEEN]
+        odds = 1 / np.array(self._lengths)
+        self._odds = odds / odds.sum()
 
     def __len__(self) -> int:
         return self.size
@@ -62,15 +72,16 @@ class ToyGaps:
         return gap.prefix + gap.middle + gap.suffix, 0
 
     def gap(self, n: int) -> Split:
-        """Any length that is trained, any place but the held-out ones, some context."""
+        """A length that is trained, half of the time rather a short one; any place but the held-out ones."""
         random = np.random.default_rng((self.seed, n))
-        length = int(random.choice(self._lengths))
+        is_even = random.random() < 0.5
+        length = int(random.choice(self._lengths, p=None if is_even else self._odds))
         last = length  # held out or not, to be drawn
         while True:
             last = int(random.integers(len(ALPHABET) - length - 1))
             if not is_held_out(last, length):
                 break
-        before, after = random.integers(1, (MOST_BEFORE + 1, MOST_AFTER + 1)).tolist()
+        before, after = contexts(random)
         if self.has_open_ends:
             end = int(random.integers(3))
             before, after = before * (end != 0), after * (end != 1)
@@ -78,11 +89,21 @@ class ToyGaps:
 
 
 class ToyStream(InfillStream):
-    """The product's stream over toy gaps: they know their middles."""
+    """The product's stream over toy gaps: they know their middles.
+
+    The weight 1 - t is taken off again. It leaves nothing to rows that are masked as a whole, and those are
+    what a gap is when it begins to be filled.
+    """
 
     def split(self, text: str, ordinal: int) -> Split:
         """See the base class."""
         return cast(ToyGaps, self.texts).gap(ordinal)
+
+    def _make(self, ordinal: int) -> Row:
+        row = super()._make(ordinal)
+        weight = (row.loss_weight / (1.0 - row.t)).astype(np.float32)
+        weight.setflags(write=False)
+        return replace(row, loss_weight=weight)
 
 
 def held_out_gaps(seed: int, per_length: int) -> list[Split]:
@@ -93,7 +114,7 @@ def held_out_gaps(seed: int, per_length: int) -> list[Split]:
         for n in range(per_length):
             if n % len(places) == 0:
                 random.shuffle(places)
-            before, after = random.integers(1, (MOST_BEFORE + 1, MOST_AFTER + 1)).tolist()
+            before, after = contexts(random)
             gaps.append(gap_of(places[n % len(places)], length, before, after))
     return gaps
 

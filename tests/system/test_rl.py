@@ -1,4 +1,4 @@
-"""``rl`` as a user types it, on a model that knows two answers to each prompt: rewards, faults, exact resume."""
+"""``rl`` as a user types it, on a model that knows two answers to each prompt: rewards, faults, resuming."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def start(token_data: Path, tmp_path_factory: pytest.TempPathFactory, run_comman
             stream.write(json.dumps({"prompt": f"add {WORDS[number]}", "response": answer}) + "\n")
     run_command(
         "prepare-sft", "--input", str(folder / "a.jsonl"), "--output-prefix", str(folder / "a"),
-        "--tokenizer", str(token_data / "t.model"), "--template", "none", "--skip-rule", "exact_duplicate", "repetition",
+        "--tokenizer", str(token_data / "t.model"), "--template", "none",
+        "--skip-rule", "exact_duplicate", "repetition",
     )  # fmt: skip
     config = base_config(token_data, folder / "start")
     prompt_length = len(load_tokenizer(token_data / "t.model").encode("add 1"))
