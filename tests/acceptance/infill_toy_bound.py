@@ -89,7 +89,8 @@ def alone(r: int, groups: int) -> Floats:
 def labels(r: int, m: int, is_closed: bool, mixture: Mixture, fading: float) -> Floats:
     """Probabilities at each mask, [m, r + 2]: every token left, ``<|expand|>``, EOS.
 
-    Of each corruption half of the rows have its q, half q times ``fading``; the EOS of a row pay as one token together.
+    Of each corruption half of the rows have its q, half q times ``fading``; the EOS of a row pay as one
+    token together.
     """
     found = np.zeros((m, r + 2))
     for each, most in [(q * f, most) for q, most in mixture for f in (1.0, fading)]:
