@@ -92,7 +92,7 @@ class Template:
         name: of the template.
         topic: lists, strings, arithmetic or loops.
         prompt: words with slots.
-        program: Python with slots; its argument is ``xs`` (a list of int), ``s`` (text) or ``n`` (int).
+        program: Python with slots; of ``xs`` (list of int), ``ws`` (list of str), ``s`` or ``n``.
         slots: choices by name.
         always: whether demonstrations are always wrong.
     """
@@ -115,7 +115,8 @@ def _list(name: str, prompt: str, value: str, always: bool = False, **slots: Any
 
 
 def _text(name: str, prompt: str, value: str, always: bool = False, **slots: Any) -> Template:
-    return Template(name, "strings", prompt, f"def f(s): return {value}", slots, always)
+    argument = "ws" if "words" in prompt else "s"
+    return Template(name, "strings", prompt, f"def f({argument}): return {value}", slots, always)
 
 
 def _number(name: str, prompt: str, value: str, always: bool = False, **slots: Any) -> Template:
@@ -124,7 +125,7 @@ def _number(name: str, prompt: str, value: str, always: bool = False, **slots: A
 
 _WHERE = "[v{m} for v in xs if v{c}{k}]"
 _ANY: dict[str, list[Choice]] = {"c": _COMPARE, "k": _K, "m": _CHANGE}
-_WORDS = "[w for w in s.split() if len(w){c}{k}]"
+_WORDS = "[w{m} for w in ws if len(w){c}{k}]"
 TEMPLATES = (
     _list("sum", "sum values {c} {k} {m}", f"sum({_WHERE})", **_ANY),
     _list("keep", "values {c} {k} {m}", _WHERE, **_ANY),
@@ -146,8 +147,9 @@ TEMPLATES = (
           m=_TIMES),
     _text("count_letters", "count letters {c} {k} {m}", 'len([c for c in s if c{c}"{k}"]){m}',
           c=_COMPARE, k=_LETTERS, m=_CHANGE),
-    _text("words", "words {c} {k} {m}", _WORDS.replace("w ", "w{m} ", 1), c=_COMPARE, k=_K, m=_TIMES),
-    _text("count_words", "count words {c} {k} {m}", f"len({_WORDS}){{m}}", always=True, **_ANY),
+    _text("words", "words {c} {k} {m}", _WORDS, c=_COMPARE, k=_K, m=_TIMES),
+    _text("count_words", "count words {c} {k} {m}", "len([w for w in ws if len(w){c}{k}]){m}",
+          always=True, **_ANY),
     _text("beginning", "first {k} letters {t} {m}", "s[:{k}].{t}(){m}", k=_FEWER, t=_CASE, m=_TIMES),
     _text("ending", "last {k} letters {t} {m}", "s[-{k}:].{t}(){m}", always=True, k=_FEWER, t=_CASE,
           m=_TIMES),
@@ -256,13 +258,15 @@ def _arguments(program: str, generator: random.Random) -> list[Any]:
         return numbers
     if "f(s)" in program:
         letters = [generator.choices(string.ascii_lowercase, k=14) for _ in range(6)]
-        lengths = [generator.choices(range(1, 11), k=6) for _ in range(6)]
-        words = [["".join(generator.choices("abcxyz", k=k)) for k in row] for row in lengths]
-        return (
-            ["".join(row) for row in letters]
-            + [" ".join(row) for row in words]
-            + [string.ascii_letters, *("ab" * k for k in range(1, 10)), *string.ascii_lowercase]
-        )
+        return [
+            *("".join(row) for row in letters),
+            *("ab" * k + "c" * (k % 2) for k in range(10)),
+            *string.ascii_lowercase,
+        ]
+    if "f(ws)" in program:
+        rows = [generator.choices(range(1, 12), k=7) for _ in range(12)]
+        rows += [[k] for k in range(1, 12)]
+        return [["".join(generator.choices("abcxyz", k=k)) for k in row] for row in rows]
     lists = [generator.choices(range(-3, 13), k=generator.randint(9, 12)) for _ in range(12)]
     return [*lists, *([k] for k in range(-8, 19)), list(range(14)), list(range(13, -1, -1))]
 
