@@ -17,6 +17,7 @@ TASKS = {
     "tiny/sft.yaml": ("answer", (2,)),
     "dreamon_7b/sft.yaml": ("infill", (8, 64, 256)),
     "tiny/infill.yaml": ("infill", (2,)),
+    "tiny/rl_start.yaml": ("answer", (1,)),
 }
 # SPEC 5 and 6; every other line of a recipe must be marked as ours
 PUBLISHED = {
