@@ -154,7 +154,8 @@ def _text_node(text: str, kind: Any, name: str) -> yaml.Node:
     """An override's text as a node; where text is expected it is taken as typed, unquoted."""
     options = [kind, *typing.get_args(kind)]
     is_null = type(None) in options and text in ("null", "~")
-    takes_text = str in options or any(typing.get_origin(o) is typing.Literal for o in options)
+    takes_text = typing.get_origin(kind) is not list
+    takes_text &= str in options or any(typing.get_origin(o) is typing.Literal for o in options)
     if takes_text and not is_null:
         return yaml.ScalarNode("tag:yaml.org,2002:str", text)
     node = _compose(text, f"--{name}")

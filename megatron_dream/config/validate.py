@@ -263,6 +263,8 @@ def _rl_faults(config: RunConfig) -> Iterator[str]:
         )
     if rl.t_low > rl.t_high:
         yield f"rl.t_low {rl.t_low} is above rl.t_high {rl.t_high}; give times in order"
+    if rl.kl_coefficient and rl.ratio == "sequence":
+        yield "rl.kl_coefficient is of tokens, and rl.ratio is sequence; set one of them back"
     if config.diffusion.objective != "diffusion":
         yield "diffusion.objective is ar, and rl samples by opening masks; set it to diffusion"
     rows = 2 * rl.prompts_per_step * rl.group_size

@@ -31,10 +31,8 @@ def rl(config: RunConfig, dry_run: int | None = None) -> int:
         UserError: anything that a person can mend, on every process alike.
     """
     validate(config, "rl")
+    complete(config)
     stage = config.rl
-    config.training.global_batch_size = 2 * stage.prompts_per_step * stage.group_size
-    config.data.sequence_length = stage.max_prompt_length + stage.response_length
-    config.model.layer_spec = "local"  # what the sampler takes
     tokenizer, layout, ranks = prepare(config, "rl")
     if stage.ratio == "sequence" and stage.prompts_per_step % layout.dp:
         raise ConfigError(
@@ -64,6 +62,14 @@ def rl(config: RunConfig, dry_run: int | None = None) -> int:
     finally:
         loop.close()
     return 0
+
+
+def complete(config: RunConfig) -> None:
+    """Fill in what follows from the section ``rl``: rows of an update, their width, the layer spec."""
+    stage = config.rl
+    config.training.global_batch_size = 2 * stage.prompts_per_step * stage.group_size
+    config.data.sequence_length = stage.max_prompt_length + stage.response_length
+    config.model.layer_spec = "local"  # what the sampler takes
 
 
 def asked_of(

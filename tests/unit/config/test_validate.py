@@ -96,3 +96,48 @@ def test_contradictions(overrides, words):
 def test_an_unknown_stage():
     with pytest.raises(ConfigError, match="nearest one is pretrain"):
         validate(RunConfig(), "pretrian")
+
+
+RL = (
+    ("model.preset", "tiny"),
+    ("tokenizer.path", "tokenizer.model"),
+    ("rl.problems", "[a.jsonl, folder/b.jsonl]"),
+    ("training.train_steps", "10"),
+    ("checkpoint.run_folder", "runs/a"),
+)
+
+
+def test_a_good_rl_configuration_passes_and_a_list_of_texts_can_be_typed():
+    config = load_config(None, RL)
+    assert config.rl.problems == ["a.jsonl", "folder/b.jsonl"]
+    validate(config, "rl")
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"rl.problems": "[]"}, "rl.problems is empty"),
+        ({"data.train": "[{prefix: a}]"}, "data.train and data.valid have no meaning in rl"),
+        ({"training.eval_interval": "5"}, "rl.valid is empty"),
+        ({"rl.t_low": "0.9", "rl.t_high": "0.1"}, "rl.t_low 0.9 is above rl.t_high 0.1"),
+        ({"diffusion.objective": "ar"}, "diffusion.objective is ar"),
+        ({"training.global_batch_size": "96"}, "an update of rl holds 2 x .* = 3072 rows"),
+        ({"parallel.context_parallel_size": "2"}, "without context, sequence and virtual pipeline"),
+        ({"parallel.sequence_parallel": "true"}, "without context, sequence and virtual pipeline"),
+        ({"model.layer_spec": "transformer_engine"}, "layer_spec local"),
+        ({"parallel.pipeline_model_parallel_size": "2"}, "rl.cache is not served"),
+        ({"parallel.overlap_param_gather": "true"}, "overlap_param_gather"),
+        ({"rl.kl_coefficient": "0.1", "rl.ratio": "sequence"}, "rl.kl_coefficient"),
+        ({"sft.pad": "max"}, "sft has no meaning in the rl stage"),
+        ({"rl.group_size": "1"}, "rl.group_size must be 2 or more"),
+    ],
+)
+def test_what_rl_cannot_do_is_refused(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        validate(load_config(None, [*RL, *changes.items()]), "rl")
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "sft"])
+def test_rl_has_no_meaning_elsewhere(stage):
+    with pytest.raises(ConfigError, match="rl has no meaning in"):
+        validate(load_config(None, [*GOOD, ("rl.group_size", "4")]), stage)

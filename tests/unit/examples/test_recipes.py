@@ -1,4 +1,4 @@
-"""The recipes of the sft stage: they load, and say which of their lines are published."""
+"""The recipes of the sft and rl stages: they load, and say which of their lines are published."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from megatron_dream.config.layout import resolve_layout
 from megatron_dream.config.load import load_config
 from megatron_dream.config.validate import validate
+from megatron_dream.rl.run import complete
 
 TASKS = {
     "dream_coder_7b/sft.yaml": ("answer", (8, 64, 1152)),
@@ -19,7 +20,7 @@ TASKS = {
     "tiny/infill.yaml": ("infill", (2,)),
     "tiny/rl_start.yaml": ("answer", (1,)),
 }
-# SPEC 5 and 6; every other line of a recipe must be marked as ours
+# SPEC 5, 6 and 8; every other line of a recipe must be marked as ours
 PUBLISHED = {
     "dreamon_7b/sft.yaml": (
         "preset sequence_length objective weight attention task lr expand_probability "
@@ -30,7 +31,36 @@ PUBLISHED = {
         "pad_attended response_end eos_as_one eos_loss lr lr_decay_style lr_warmup_fraction adam_beta1 "
         "adam_beta2 weight_decay clip_grad train_steps global_batch_size init_from train"
     ),
+    "dream_coder_7b/rl.yaml": (
+        "preset layer_spec problems template prompts_per_step group_size max_prompt_length "
+        "response_length temperature top_p alg steps block_length cache policy_epochs masks weight cart_p "
+        "aggregation ratio clip_low clip_high kl_coefficient pad_loss substitution lr min_lr_ratio "
+        "lr_decay_style adam_beta1 adam_beta2 weight_decay clip_grad train_steps init_from"
+    ),
 }
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"), [("dream_coder_7b/rl.yaml", (8, 64)), ("tiny/rl.yaml", (1, 2))]
+)
+def test_an_rl_recipe_loads_and_validates(
+    repository_root: Path, name: str, sizes: tuple[int, ...]
+) -> None:
+    config = load_config(repository_root / "examples" / name)
+    validate(config, "rl")
+    complete(config)
+    for processes in sizes:
+        resolve_layout(config, processes, "rl")
+
+
+def test_the_published_values_of_rl(repository_root: Path) -> None:
+    config = load_config(repository_root / "examples" / "dream_coder_7b" / "rl.yaml")
+    rl, optimizer = config.rl, config.optimizer
+    assert (rl.prompts_per_step, rl.group_size, rl.policy_epochs) == (96, 16, 2)
+    assert (rl.max_prompt_length, rl.response_length, rl.block_length) == (512, 768, 32)
+    assert (rl.temperature, rl.top_p, rl.clip_low, rl.clip_high) == (1.0, 0.95, 0.2, 0.28)
+    assert (optimizer.lr, optimizer.adam_beta1, optimizer.adam_beta2) == (5e-7, 0.9, 0.999)
+    assert config.training.train_steps == math.ceil(15 * 17_000 / 96)
 
 
 @pytest.mark.parametrize("name", TASKS)
