@@ -79,7 +79,7 @@ def sampled_texts(
 
 def judged(judge: Judge, problem: Problem, texts: Sequence[str]) -> list[Answer]:
     """The answers of one problem; each distinct program runs once."""
-    task = problem_of(problem, problem["task_id"])
+    task = problem_of(problem["problem"], problem["id"])
     programs = [program_of(text) for text in texts]
     wanted = list(dict.fromkeys(program for program in programs if program is not None))
     passed: dict[str | None, bool | None] = {None: False}
@@ -150,7 +150,7 @@ def measure(
             answers = judged(judge, problem, [*one, *many])
             lost += sum(answer.passed is None for answer in answers)
             if keep is not None:
-                keep.append({"task_id": problem["task_id"], "answers": list(map(vars, answers))})
+                keep.append({"id": problem["id"], "answers": list(map(vars, answers))})
             figures = _figures(answers[1:], answers[0])
             for name in _names(problem) if figures is not None else ():
                 groups[name].append(figures)

@@ -7,7 +7,7 @@ length: a boundary (``>=`` for ``>``) or a number that is off by one. Demonstrat
 probability 0.6, those of ``always`` templates always: what is right there only the tests know, while other
 templates show the form itself.
 
-Writes train.jsonl and heldout.jsonl (problems with HumanEval's fields), demonstrations.jsonl (prompt and
+Writes train.jsonl and heldout.jsonl (problems, as the rl stage reads them), demonstrations.jsonl (prompt and
 response for the sft stage), text.jsonl (for the tokenizer) and counts.json. Described in docs/rl_demo.md.
 """
 
@@ -30,6 +30,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from megatron_dream.files import atomic_write, write_json  # noqa: E402
+from megatron_dream.rl.formats import program_of  # noqa: E402
 
 ENTRY_POINT = "f"
 HABIT_PROBABILITY = 0.6  # that a demonstration of a mixed template is wrong
@@ -236,6 +237,13 @@ def fenced(program: str) -> str:
     return f"```python\n{program}\n```"
 
 
+def unfenced(response: str) -> str:
+    """The program of a demonstration."""
+    program = program_of(response)
+    assert program is not None
+    return program
+
+
 @functools.lru_cache(maxsize=100_000)
 def _function(program: str) -> Callable[[Any], Any]:
     names: dict[str, Any] = {}
@@ -376,6 +384,16 @@ def problem_fields(question: Question, number: int, split_name: str, seed: int) 
     }
 
 
+def rl_line(fields: dict[str, Any]) -> dict[str, Any]:
+    """The same as the rl stage reads problems (rl/problems.py); what else is known stands beside it."""
+    tests = {
+        name: fields[name] for name in ("task_id", "entry_point", "test", "canonical_solution")
+    }
+    rest = {name: fields[name] for name in ("wrong_solution", "template", "topic", "habit")}
+    line = {"id": fields["task_id"], "kind": "function", "prompt": fields["prompt"]}
+    return {**line, "source": "demonstration", "problem": tests, **rest}
+
+
 def demonstrations(problems: Sequence[dict[str, Any]], seed: int = 0) -> list[dict[str, Any]]:
     """Answers with bad habits, ``DEMONSTRATIONS`` draws of each problem, in random order."""
     generator = random.Random(seed + 1)
@@ -421,23 +439,25 @@ def main() -> None:
         name: [problem_fields(q, n, name, options.seed) for n, q in enumerate(part)]
         for name, part in zip(("train", "heldout"), parts, strict=True)
     }
-    files["demonstrations"] = demonstrations(files["train"], options.seed)
-    files["text"] = [
+    shown = demonstrations(files["train"], options.seed)
+    texts = [
         {"text": f"{p['prompt']}\n{fenced(p[form])}"}
         for p in files["train"]
         for form in ("canonical_solution", "wrong_solution")
     ]
+    habits = {name: dict(Counter(p["habit"] for p in files[name])) for name in ("train", "heldout")}
+    files = {"demonstrations": shown, **{name: list(map(rl_line, files[name])) for name in habits}}
+    files["text"] = texts
     for name, entries in files.items():
         with atomic_write(options.output / f"{name}.jsonl") as stream:
             stream.writelines(json.dumps(entry) + "\n" for entry in entries)
-    rates = pass_rates(files["demonstrations"])
-    habits = {name: dict(Counter(p["habit"] for p in files[name])) for name in ("train", "heldout")}
+    rates = pass_rates(shown)
     write_json(
         options.output / "counts.json",
         {"problems": habits, "templates": len(TEMPLATES), "demonstrations_right": rates},
     )
     print(f"{len(TEMPLATES)} templates; problems by habit: {habits}")
-    print(f"{len(files['demonstrations'])} demonstrations; right of them, by habit and topic:")
+    print(f"{len(shown)} demonstrations; right of them, by habit and topic:")
     for name, rate in rates.items():
         print(f"  {name:12} {rate:6.1%}")
 

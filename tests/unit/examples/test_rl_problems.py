@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from megatron_dream.config.load import load_config
 from megatron_dream.rl.formats import program_of
+from megatron_dream.rl.problems import read_problems
 from megatron_dream.sandbox import Judge, Limits, problem_of
 from megatron_dream.tokenizer.train import train_sentencepiece
 
@@ -173,14 +174,23 @@ def test_the_command_writes_the_same_files_twice(
     assert written[0] == written[1]
     wanted = {"train.jsonl", "heldout.jsonl", "demonstrations.jsonl", "text.jsonl", "counts.json"}
     assert set(written[0]) == wanted
+    problems = list(read_problems(tmp_path / "one" / "heldout.jsonl"))
+    assert len(problems) == 31 and all(problem.kind == "function" for problem in problems)
+    first = problems[0]
+    assert first.problem is not None and first.problem.tests.startswith("assert f(")
+    assert rl_problems.unfenced(rl_problems.fenced("pass")) == "pass\n"
     assert "always         0.0%" in capsys.readouterr().out
 
 
-PROBLEM = {
+TESTS = {
     "task_id": "t",
-    "prompt": "whether number above three",
     "entry_point": "f",
     "test": "assert f(3) == False\nassert f(4) == True\n",
+}
+PROBLEM = {
+    "id": "t",
+    "prompt": "whether number above three",
+    "problem": TESTS,
     "template": "whether",
     "topic": "arithmetic",
     "habit": "mixed",
@@ -210,7 +220,7 @@ def test_figures(judge: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_cannot_be_judged_is_not_counted(judge: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = {**PROBLEM, "test": "assert ("}
+    broken = {**PROBLEM, "problem": {**TESTS, "test": "assert ("}}
     answers = rl_measure.judged(judge, broken, [RIGHT, "no fence"])
     assert [answer.passed for answer in answers] == [None, False]
     assert rl_measure._figures(answers[:1], answers[1]) is None
