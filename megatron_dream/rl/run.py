@@ -30,6 +30,24 @@ def rl(config: RunConfig, dry_run: int | None = None) -> int:
     Raises:
         UserError: anything that a person can mend, on every process alike.
     """
+    loop = open_loop(config, dry_run=dry_run is not None)
+    try:
+        loop.train(stop_after=dry_run)
+    finally:
+        loop.close()
+    return 0
+
+
+def open_loop(config: RunConfig, *, dry_run: bool = False) -> RlLoop:
+    """Everything that a run holds, before its first step.
+
+    Args:
+        config: the run; presets may still be unresolved.
+        dry_run: nothing is written into the run folder.
+
+    Raises:
+        UserError: anything that a person can mend, on every process alike.
+    """
     validate(config, "rl")
     complete(config)
     stage = config.rl
@@ -49,19 +67,14 @@ def rl(config: RunConfig, dry_run: int | None = None) -> int:
         ranks,
         index_hash=_hash_of(problems),
         variable_lengths=True,
-        dry_run=dry_run is not None,
+        dry_run=dry_run,
     )
     engine.metadata.trained["training data"] = words
     engine.log.say(words)
     try:
-        loop = RlLoop(config, layout, ranks, engine, tokenizer, problems, valid)
+        return RlLoop(config, layout, ranks, engine, tokenizer, problems, valid)
     except SandboxUnavailable as error:
         raise MissingDependencyError(str(error)) from None
-    try:
-        loop.train(stop_after=dry_run)
-    finally:
-        loop.close()
-    return 0
 
 
 def complete(config: RunConfig) -> None:
