@@ -50,8 +50,8 @@ bench: setup
 gpu-check: setup
 	$(RUN) -m pytest tests/gpu -m gpu -rs $(PYTEST_ARGS)
 
-rl-demo:
-	@echo "make rl-demo comes with the reinforcement learning stage, which is not in this version." >&2; exit 2
+rl-demo: setup
+	$(RUN) examples/tiny/rl_demo.py
 
 gpu-bench:
 	@echo "make gpu-bench comes with the GPU benchmarks, which are not in this version; make bench runs on the CPU." >&2; exit 2

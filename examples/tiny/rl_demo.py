@@ -13,6 +13,7 @@ Writes rl_demo.{json,md,png} into --output. Described in docs/rl_demo.md.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import subprocess
@@ -21,7 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -32,12 +33,10 @@ import rl_report  # noqa: E402
 
 from megatron_dream.files import atomic_write, write_json  # noqa: E402
 from megatron_dream.rl.problems import read_problems  # noqa: E402
-from megatron_dream.sandbox import Judge, Limits  # noqa: E402
+from megatron_dream.sandbox import Judge, Limits, Problem  # noqa: E402
 from megatron_dream.training.status import read_log  # noqa: E402
 
-WORK = Path("work/rl_demo")
-RUNS = WORK / "runs"
-START = RUNS / "start"
+PYTHON = [sys.executable]
 DREAM = [sys.executable, "-m", "megatron_dream"]
 TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 TWO += ["-m", "megatron_dream"]
@@ -110,134 +109,174 @@ def command(*words: str, launcher: Sequence[str] = DREAM) -> None:
         raise SystemExit("That command failed; mend what it says and call this one again.")
 
 
-def once(done: Path, make: Callable[[], None]) -> None:
-    """Do what leaves ``done`` behind, unless it is there."""
-    if not (ROOT / done).exists():
-        make()
+@dataclass(frozen=True)
+class Demo:
+    """All runs in one folder.
 
+    Attributes:
+        work: relative to the project's root.
+        steps: of GRPO.
+        count: held-out problems that a model is measured on.
+    """
 
-def prepare_answers(name: str) -> None:
-    """``NAME.jsonl`` to token files as the start's."""
-    command(
-        "prepare-sft", "--input", f"{WORK}/{name}.jsonl", "--output-prefix", f"{WORK}/{name}",
-        "--tokenizer", f"{WORK}/tokenizer.model", "--template", "none",
-        "--skip-rule", "exact_duplicate", "--overwrite",
-        *(["--valid-share", "0.03"] if name == "demonstrations" else []),
-    )  # fmt: skip
+    work: Path
+    steps: int
+    count: int
 
+    def folder_of(self, name: str) -> Path:
+        """A run's."""
+        return self.work / "runs" / name
 
-def make_start() -> None:
-    """Problems, demonstrations, tokenizer, and the model that learns them."""
-    problems = str(Path(rl_problems.__file__).relative_to(ROOT))
-    once(
-        WORK / "counts.json",
-        lambda: command(problems, "--output", str(WORK), launcher=[sys.executable]),
-    )
-    once(
-        WORK / "tokenizer.model",
-        lambda: command(
-            "tokenizer", "train", "--input", f"{WORK}/text.jsonl", "--vocab-size", "500",
-            "--output", f"{WORK}/tokenizer.model",
-        ),
-    )  # fmt: skip
-    once(WORK / "demonstrations.json", lambda: prepare_answers("demonstrations"))
-    once(
-        WORK / "start.json",
-        lambda: (command("sft", "--config", "examples/tiny/rl_start.yaml"), measure("start"))[0],
-    )
+    def figures_of(self, name: str) -> Path:
+        """Where a run's figures are when it is done."""
+        return self.work / f"{name}.json"
 
+    def once(self, done: str, make: Callable[[], None]) -> None:
+        """Do what leaves the file ``done`` behind, unless it is there."""
+        if not (self.work / done).exists():
+            make()
 
-def measure(name: str, *options: str) -> None:
-    """Figures of a run on the held-out problems."""
-    command(
-        "examples/tiny/rl_measure.py", str(RUNS / name), "--problems", f"{WORK}/heldout.jsonl",
-        "--output", f"{WORK}/{name}.json", *options, launcher=[sys.executable],
-    )  # fmt: skip
+    def prepare_answers(self, name: str) -> None:
+        """``NAME.jsonl`` to token files as the start's."""
+        command(
+            "prepare-sft", "--input", f"{self.work}/{name}.jsonl", "--output-prefix",
+            f"{self.work}/{name}", "--tokenizer", f"{self.work}/tokenizer.model", "--template", "none",
+            "--skip-rule", "exact_duplicate", "--overwrite",
+            *(["--valid-share", "0.03"] if name == "demonstrations" else []),
+        )  # fmt: skip
 
+    def make_start(self) -> None:
+        """Problems, demonstrations, tokenizer, and the model that learns them."""
+        work = str(self.work)
+        self.once(
+            "counts.json",
+            lambda: command("examples/tiny/rl_problems.py", "--output", work, launcher=PYTHON),
+        )
+        self.once(
+            "tokenizer.model",
+            lambda: command(
+                "tokenizer", "train", "--input", f"{work}/text.jsonl", "--vocab-size",
+                str(rl_problems.VOCAB_SIZE), "--output", f"{work}/tokenizer.model",
+            ),
+        )  # fmt: skip
+        self.once("demonstrations.json", lambda: self.prepare_answers("demonstrations"))
+        valid = f"[{{prefix: {work}/demonstrations_valid}}]"
 
-def make_passing() -> None:
-    """The demonstrations that pass their problem's tests; every one is judged."""
-    with open(ROOT / WORK / "demonstrations.jsonl", encoding="utf-8") as stream:
-        shown = [json.loads(line) for line in stream]
-    keep_passing("passing", [(line["prompt"], line["response"]) for line in shown])
+        def learn() -> None:
+            self.sft("start", "demonstrations", "--data.valid", valid)
+            self.measure("start")
 
+        self.once("start.json", learn)
 
-def make_rejection() -> None:
-    """The start's own answers to training problems that pass."""
-    answers = WORK / "rejection_answers.jsonl"
-    once(
-        answers,
-        lambda: command(
-            "examples/tiny/rl_measure.py", str(START), "--problems", f"{WORK}/train.jsonl",
-            "--samples", str(REJECTION_SAMPLES), "--answers", str(answers),
-            launcher=[sys.executable],
-        ),
-    )  # fmt: skip
-    prompts = {problem.id: problem.prompt for problem in read_problems(ROOT / WORK / "train.jsonl")}
-    kept, calls = [], 0
-    with open(ROOT / answers, encoding="utf-8") as stream:
-        for line in map(json.loads, stream):
-            drawn = line["answers"][1:]  # the first is the greedy one
-            calls += len(drawn)
-            kept += [(prompts[line["id"]], one["text"]) for one in drawn if one["passed"]]
-    write_kept("rejection", kept, calls)
+    def sft(self, name: str, data: str, *options: str) -> None:
+        """One run of the sft stage on some prepared answers."""
+        command(
+            "sft", "--config", "examples/tiny/rl_start.yaml",
+            "--tokenizer.path", f"{self.work}/tokenizer.model",
+            "--data.train", f"[{{prefix: {self.work}/{data}}}]",
+            "--checkpoint.run_folder", str(self.folder_of(name)), *options,
+        )  # fmt: skip
 
+    def measure(self, name: str) -> None:
+        """Figures of a run on the held-out problems."""
+        command(
+            "examples/tiny/rl_measure.py", str(self.folder_of(name)), "--problems",
+            f"{self.work}/heldout.jsonl", "--count", str(self.count), "--output",
+            str(self.figures_of(name)), launcher=PYTHON,
+        )  # fmt: skip
 
-def keep_passing(name: str, pairs: Sequence[tuple[str, str]]) -> None:
-    """Judge answers against the tests of their prompt's problem; write those that pass."""
-    problems = {problem.prompt: problem for problem in read_problems(ROOT / WORK / "train.jsonl")}
-    programs = [
-        (rl_problems.unfenced(response), problems[prompt].problem) for prompt, response in pairs
-    ]
-    with Judge(limits=LIMITS) as judge:
-        verdicts = list(judge.verdicts(programs))
-    kept = [pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict.passed]
-    write_kept(name, kept, len(pairs))
+    def make_passing(self) -> None:
+        """The demonstrations that pass their problem's tests; every one is judged."""
+        problems = {one.prompt: one.problem for one in read_problems(self.work / "train.jsonl")}
+        with open(self.work / "demonstrations.jsonl", encoding="utf-8") as stream:
+            shown = [json.loads(line) for line in stream]
+        pairs = [(line["prompt"], line["response"]) for line in shown]
+        programs = [
+            (rl_problems.unfenced(response), cast(Problem, problems[prompt]))
+            for prompt, response in pairs
+        ]
+        with Judge(limits=LIMITS) as judge:
+            verdicts = list(judge.verdicts(programs))
+        kept = [pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict.passed]
+        self.write_kept("passing", kept, len(pairs))
 
+    def make_rejection(self) -> None:
+        """The start's own answers to training problems that pass."""
+        answers = self.work / "rejection_answers.jsonl"
+        self.once(
+            answers.name,
+            lambda: command(
+                "examples/tiny/rl_measure.py", str(self.folder_of("start")), "--problems",
+                f"{self.work}/train.jsonl", "--samples", str(REJECTION_SAMPLES),
+                "--answers", str(answers), launcher=PYTHON,
+            ),
+        )  # fmt: skip
+        prompts = {one.id: str(one.prompt) for one in read_problems(self.work / "train.jsonl")}
+        kept, calls = [], 0
+        with open(answers, encoding="utf-8") as stream:
+            for line in map(json.loads, stream):
+                drawn = line["answers"][1:]  # the first is the greedy one
+                calls += len(drawn)
+                kept += [(prompts[line["id"]], one["text"]) for one in drawn if one["passed"]]
+        self.write_kept("rejection", kept, calls)
 
-def write_kept(name: str, kept: Sequence[tuple[str, str]], calls: int) -> None:
-    """Answers for the sft stage, and what was spent on them."""
-    with atomic_write(ROOT / WORK / f"{name}.jsonl") as stream:
-        for prompt, response in kept:
-            stream.write(json.dumps({"prompt": prompt, "response": response}) + "\n")
-    write_json(ROOT / WORK / f"{name}_calls.json", {"judged": calls, "kept": len(kept)})
-    print(f"{name}: {len(kept)} of {calls} answers pass")
-    prepare_answers(name)
+    def write_kept(self, name: str, kept: Sequence[tuple[str, str]], calls: int) -> None:
+        """Answers for the sft stage, and what was spent on them."""
+        with atomic_write(self.work / f"{name}.jsonl") as stream:
+            for prompt, response in kept:
+                stream.write(json.dumps({"prompt": prompt, "response": response}) + "\n")
+        write_json(self.work / f"{name}_calls.json", {"judged": calls, "kept": len(kept)})
+        print(f"{name}: {len(kept)} of {calls} answers pass")
+        self.prepare_answers(name)
 
+    def train(self, run: Run) -> None:
+        """One run to its end, and its figures."""
+        start = ("--checkpoint.init_from", str(self.folder_of("start")))
+        if run.stage == "rl":
+            command(
+                "rl", "--config", "examples/tiny/rl.yaml", *run.options,
+                "--tokenizer.path", f"{self.work}/tokenizer.model",
+                "--rl.problems", f"[{self.work}/train.jsonl]",
+                "--rl.valid", f"[{self.work}/heldout.jsonl]",
+                "--training.train_steps", str(max(1, round(self.steps * run.share))),
+                "--checkpoint.run_folder", str(self.folder_of(run.name)), *start, launcher=TWO,
+            )  # fmt: skip
+        else:
+            makers = {"passing": self.make_passing, "rejection": self.make_rejection}
+            if run.data in makers:
+                self.once(f"{run.data}.json", makers[run.data])
+            per_step = self.seconds_of("start") / self.steps_of("start")
+            count = max(1, int(self.seconds_of("grpo-0") / per_step))
+            words = ("--training.train_steps", str(count), "--optimizer.lr", CONTINUED_LR)
+            self.sft(run.name, run.data, *words, "--training.eval_interval", "0", *start)
+        self.measure(run.name)
 
-def train(run: Run, steps: int) -> None:
-    """One run to its end."""
-    folder = ["--checkpoint.run_folder", str(RUNS / run.name), "--checkpoint.init_from", str(START)]
-    if run.stage == "rl":
-        count = str(max(1, round(steps * run.share)))
-        words = ["rl", "--config", "examples/tiny/rl.yaml", *run.options]
-        command(*words, "--training.train_steps", count, *folder, launcher=TWO)
-        return
-    makers = {"passing": make_passing, "rejection": make_rejection}
-    if run.data in makers:
-        once(WORK / f"{run.data}.json", makers[run.data])
-    count = str(steps_in(seconds_of("grpo-0"), seconds_of("start") / steps_of("start")))
-    command(
-        "sft", "--config", "examples/tiny/rl_start.yaml", *run.options, *folder,
-        "--data.train", f"[{{prefix: {WORK / run.data}}}]", "--training.train_steps", count,
-        "--optimizer.lr", CONTINUED_LR,
-    )  # fmt: skip
+    def steps_of(self, name: str) -> int:
+        """Steps of a finished run."""
+        return len([e for e in read_log(self.folder_of(name)) if e["event"] == "step"])
 
+    def seconds_of(self, name: str) -> float:
+        """Seconds that a run's steps took."""
+        log = read_log(self.folder_of(name))
+        return sum(event["seconds"] for event in log if event["event"] == "step")
 
-def steps_in(seconds: float, per_step: float) -> int:
-    """Steps that fit, at least one."""
-    return max(1, int(seconds / per_step))
-
-
-def steps_of(name: str) -> int:
-    """Steps of a finished run."""
-    return len([event for event in read_log(ROOT / RUNS / name) if event["event"] == "step"])
-
-
-def seconds_of(name: str) -> float:
-    """Seconds that a run's steps took."""
-    log = read_log(ROOT / RUNS / name)
-    return sum(event["seconds"] for event in log if event["event"] == "step")
+    def facts(self) -> dict[str, Any]:
+        """Figures of all runs that are done, for the report."""
+        found: dict[str, Any] = {"steps": self.steps, "runs": {}}
+        for run in ALL:
+            if self.figures_of(run.name).is_file():
+                found["runs"][run.name] = {
+                    "figures": json.loads(self.figures_of(run.name).read_text()),
+                    "seconds": self.seconds_of(run.name),
+                    "steps": self.steps_of(run.name),
+                    "curve": rl_report.curve_of(read_log(self.folder_of(run.name))),
+                }
+        for name in ("passing", "rejection"):
+            path = self.work / f"{name}_calls.json"
+            found[name] = json.loads(path.read_text()) if path.is_file() else None
+        found["start"] = json.loads(self.figures_of("start").read_text())
+        found["demonstrations"] = json.loads((self.work / "counts.json").read_text())
+        return found
 
 
 def main() -> int:
@@ -245,35 +284,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=[run.name for run in ALL])
     parser.add_argument("--steps", type=int, default=120, help="of GRPO")
-    parser.add_argument("--output", type=Path, default=WORK / "report", help="folder")
+    parser.add_argument(
+        "--count", type=int, default=500, help="held-out problems that are measured"
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("work/rl_demo"), help="folder of all runs"
+    )
+    parser.add_argument("--output", type=Path, help="folder of the report; default: in --work")
     options = parser.parse_args()
     os.chdir(ROOT)
-    started = time.monotonic()
-    make_start()
+    demo, started = Demo(options.work, options.steps, options.count), time.monotonic()
+    demo.make_start()
     wanted = [run for run in ALL if options.only is None or run.name in options.only]
     if any(run.stage == "sft" for run in wanted) and ALL[0] not in wanted:
         wanted.insert(0, ALL[0])  # whose time they are given
     for number, run in enumerate(wanted, 1):
         minutes = (time.monotonic() - started) / 60
         print(f"[{number}/{len(wanted)}] {run.name}, {minutes:.0f} minutes so far", flush=True)
-
-        def make(run: Run = run) -> None:
-            train(run, options.steps)
-            measure(run.name)
-
-        once(WORK / f"{run.name}.json", make)
-    facts: dict[str, Any] = {"steps": options.steps, "runs": {}}
-    for run in ALL:
-        if (WORK / f"{run.name}.json").is_file():
-            facts["runs"][run.name] = {
-                "figures": json.loads((WORK / f"{run.name}.json").read_text()),
-                "seconds": seconds_of(run.name),
-                "steps": steps_of(run.name),
-                "curve": rl_report.curve_of(read_log(RUNS / run.name)),
-            }
-    facts["start"] = json.loads((WORK / "start.json").read_text())
-    facts["demonstrations"] = json.loads((WORK / "counts.json").read_text())
-    rl_report.write(facts, options.output)
+        demo.once(demo.figures_of(run.name).name, functools.partial(demo.train, run))
+    rl_report.write(demo.facts(), options.output or options.work / "report")
     return 0
 
 
