@@ -48,7 +48,15 @@ def write_inputs(folder: Path) -> list[str]:
             kodcode("few", "Halve a number.", doubled, checks("k", 2)),
             kodcode("wrong", "Triple a number.", doubled, checks("3 * k")),
             kodcode("cheat", "Square a number.", "raise SystemExit(0)", checks("k * k")),
-            kodcode("pytest", "Negate a number.", doubled, "import pytest\n" + checks("-k")),
+            kodcode(
+                "pytest",
+                "Double, but no text.",
+                "def f(x):\n    if isinstance(x, str):\n        raise ValueError('no')\n    return 2 * x\n",
+                "import pytest\n@pytest.mark.parametrize('x', [1, 2, 3, 4])\ndef test_f(x):\n"
+                "    assert f(x) == pytest.approx(2 * x)\ndef test_text():\n"
+                "    with pytest.raises(ValueError, match='no'):\n        f('a')\n",
+            ),
+            kodcode("numpy", "Negate a number.", doubled, "import numpy\n" + checks("2 * k")),
             kodcode("loops", "Spin.", "def f(x):\n    while True: pass\n", checks("k")),
             {"question_id": "broken", "question": 3},
         ],
@@ -157,28 +165,28 @@ def first(inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_phase_drops_what_it_should_and_says_why(first: Path) -> None:
     assert dropped(first) == {
-        "kodcode.jsonl, line 8": ("read", "broken record"),
+        "kodcode.jsonl, line 9": ("read", "broken record"),
         "guru.jsonl, line 6": ("read", "no code problem (data_source math__x)"),
         "few": ("tests", "fewer than 5 tests"),
         "again": ("duplicates", "same words as an earlier prompt"),
         "wrong": ("references", "reference: failed"),
         "cheat": ("references", "reference: failed"),
-        "pytest": ("references", "reference: failed"),
+        "numpy": ("references", "reference: failed"),
         "loops": ("references", "reference: timeout"),
     }
     kinds = sorted(problem.kind for problem in problems_of(first).values())
-    assert kinds == ["function"] * 4 + ["output"] * 4 + ["stdin"]
+    assert kinds == ["function"] * 5 + ["output"] * 4 + ["stdin"]
     report = json.loads((first / "report.json").read_text())
-    assert report["problems"] == 9 and report["kind"] == {"function": 4, "stdin": 1, "output": 4}
+    assert report["problems"] == 10 and report["kind"] == {"function": 5, "stdin": 1, "output": 4}
     assert [(p["name"], p["num_before"], p["num_after"]) for p in report["phases"]] == [
-        ("read", 17, 15),
-        ("tests", 15, 14),
-        ("duplicates", 14, 13),
-        ("references", 13, 9),
+        ("read", 18, 16),
+        ("tests", 16, 15),
+        ("duplicates", 15, 14),
+        ("references", 14, 10),
     ]
-    assert report["source"]["kodcode/Made"] == 1
+    assert report["source"]["kodcode/Made"] == 2
     text = (first / "report.md").read_text()
-    assert "# 9 problems" in text and "reference: timeout" in text and "--embeddings" in text
+    assert "# 10 problems" in text and "reference: timeout" in text and "--embeddings" in text
     assert (first / "apart.jsonl").read_text() == ""
 
 
@@ -230,7 +238,7 @@ def test_a_killed_judge_phase_goes_on(
     assert curate(*words) == 0
     after = (output / "phases" / "4-references" / "verdicts.jsonl").read_text().splitlines()
     assert after[: len(verdicts)] == verdicts
-    assert len({json.loads(line)["id"] for line in after}) == len(after) == 9
+    assert len({json.loads(line)["id"] for line in after}) == len(after) == 10
     assert (output / "problems.jsonl").read_bytes() == (first / "problems.jsonl").read_bytes()
 
 
@@ -276,10 +284,10 @@ def test_difficulty_of_a_models_candidates(
     rates = {problem.solve_rate for problem in problems_of(output).values()}
     assert rates == {0.0}  # random weights solve nothing, and what nobody solves stays
     lines = (output / "phases" / "5-difficulty" / "candidates.jsonl").read_text().splitlines()
-    assert len(lines) == 9 and all(json.loads(line)["candidates"] == 2 for line in lines)
+    assert len(lines) == 10 and all(json.loads(line)["candidates"] == 2 for line in lines)
     assert curate(*words, "--drop-unsolved") == 0
     assert problems_of(output) == {}
-    assert "9 no candidate is right" in capsys.readouterr().out
+    assert "10 no candidate is right" in capsys.readouterr().out
 
 
 def test_a_sandbox_that_does_not_work_is_told_after_reading(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import math
 from collections.abc import Iterable, Iterator
 
 _UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
@@ -23,9 +24,10 @@ def parsed(text: str) -> ast.Module | None:
 def num_checks(tests: str) -> int:
     """Checks that running the tests makes, as far as syntax tells; 0 where they are no Python.
 
-    An assertion counts once, inside a loop over a literal list once for each item. A function of the tests
-    counts for each call of it; ``check`` and functions ``test...`` are called by the judge. A test function
-    without an assertion (it expects an exception, say) counts as one.
+    An assertion counts once, inside a loop over a literal list once for each item, as in a function that is
+    parametrized with one. A function of the tests counts for each call of it; ``check`` and functions
+    ``test...`` are called by the judge. A test function without an assertion (it expects an exception, say)
+    counts as one.
     """
     tree = parsed(tests)
     if tree is None:
@@ -90,8 +92,17 @@ class _Counter:
     def _of_function(self, name: str) -> int:
         if name not in self._counts:
             self._counts[name] = 0  # of a call of itself
-            self._counts[name] = self._of(self._functions[name].body)
+            function = self._functions[name]
+            times = math.prod(self._num_rows(node) for node in function.decorator_list)
+            self._counts[name] = times * max(self._of(function.body), times > 1)
         return self._counts[name]
+
+    def _num_rows(self, decorator: ast.AST) -> int:
+        """Rows that ``parametrize`` runs a function with; 1 for every other decorator."""
+        match decorator:
+            case ast.Call(ast.Attribute(attr="parametrize"), [_, values, *_]):
+                return self._length(values)
+        return 1
 
     def _of(self, nodes: Iterable[ast.AST]) -> int:
         return sum(self._of_node(node) for node in nodes)

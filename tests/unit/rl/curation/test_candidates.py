@@ -71,6 +71,11 @@ def test_the_seed_decides_and_the_global_generator_does_not(model: CandidateMode
     assert model.generate(PROMPTS, 2, seed=1) == first != model.generate(PROMPTS, 2, seed=2)
 
 
+def test_a_prompt_that_is_there_twice_has_answers_of_its_own(model: CandidateModel) -> None:
+    first, second = model.generate([PROMPTS[0], PROMPTS[0]], 3, seed=1)
+    assert first != second
+
+
 def test_a_prompt_that_is_too_long_has_none(model: CandidateModel) -> None:
     long = [{"role": "user", "content": "x = 1\n" * 2000}]
     answers = model.generate([PROMPTS[0], long, PROMPTS[1]], 2, seed=1)

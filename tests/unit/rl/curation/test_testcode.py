@@ -24,6 +24,12 @@ from megatron_dream.rl.curation.testcode import called_names, num_checks, withou
         ("for a, b in {1: 2, 3: 4}.items():\n    assert f(a) == b\n", 2),
         ("for i, a in enumerate((1, 2, 3)):\n    assert f(a)\n    assert f(i)\n", 6),
         ("for a in cases():\n    assert f(a)\n", 1),
+        (
+            "@pytest.mark.parametrize('a,b', [(1, 2), (3, 4)])\ndef test_a(a, b):\n    assert f(a) == b\n",
+            2,
+        ),
+        ("@m.parametrize('a', [1, 2, 3])\ndef test_a(a):\n    with raises(E):\n        f(a)\n", 3),
+        ("@cached\ndef test_a():\n    assert f(1)\n    assert f(2)\n", 2),
         ("if True:\n    assert f(1)\n", 1),
         ("def test_a():\n    test_a()\n    assert f(1)\n", 1),
         ("def f(:\n", 0),
