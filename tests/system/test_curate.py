@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -239,6 +241,32 @@ def test_a_killed_judge_phase_goes_on(
     after = (output / "phases" / "4-references" / "verdicts.jsonl").read_text().splitlines()
     assert after[: len(verdicts)] == verdicts
     assert len({json.loads(line)["id"] for line in after}) == len(after) == 10
+    assert (output / "problems.jsonl").read_bytes() == (first / "problems.jsonl").read_bytes()
+
+
+def test_a_run_that_was_killed_outright_goes_on(
+    first: Path, inputs: list[str], tmp_path: Path, repository_root: Path
+) -> None:
+    output = tmp_path / "out"
+    words = ["--input", *inputs, "--output", str(output), "--workers", "1"]
+    verdicts = output / "phases" / "4-references" / "verdicts.jsonl"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "megatron_dream", "curate", *words], cwd=repository_root
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not (verdicts.exists() and verdicts.stat().st_size):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
+    assert not (output / "problems.jsonl").exists()
+    with open(verdicts, "ab") as stream:
+        stream.write(b'{"id": "half')  # what a kill in the middle of a line leaves
+    begun = verdicts.read_bytes().rpartition(b"\n")[0]
+    assert curate(*words) == 0
+    assert verdicts.read_bytes().startswith(begun)
     assert (output / "problems.jsonl").read_bytes() == (first / "problems.jsonl").read_bytes()
 
 

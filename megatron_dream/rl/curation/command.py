@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, MissingDependencyError, ModelFolderError
-from ...files import atomic_write
+from ...files import atomic_write, remove_leftovers
 from ...sandbox import Judge, Limits, SandboxUnavailable
 from ...sandbox.slot import Isolation
 from ..problems import RlProblem, read_problems
@@ -32,7 +32,7 @@ from .phase import (
 )
 from .reading import Source, read_sources, sources_of
 from .references import References
-from .report import write_report, write_results
+from .report import RESULTS, write_report, write_results
 
 PROBLEMS = "read.jsonl"
 _SHOWN = 20  # broken records that are named on the screen
@@ -102,6 +102,8 @@ def curate(
 ) -> list[Outcome]:
     """Curate; a call with the same inputs and options goes on where an earlier one was ended.
 
+    One call at a time for one folder.
+
     Args:
         input: ``SCHEMA:PATH``, schemas in ``schemas/__init__.py``.
         output: folder, made where it is missing: problems.jsonl, apart.jsonl, report.md, report.json,
@@ -126,6 +128,7 @@ def curate(
     say: Say = (lambda text: None) if quiet else print
     run = _Run(Path(output), say, make_judge)
     outcomes = run.all(sources, phases)
+    remove_leftovers(Path(output) / name for name in RESULTS)
     write_results(Path(output), run.read_problems, run.decisions)
     write_report(Path(output), outcomes, run.decisions)
     say(f"{outcomes[-1].num_after:,} problems: {Path(output) / 'problems.jsonl'}")
@@ -221,6 +224,7 @@ class _Run:
         started = time.monotonic()
         prepare_folder(folder, identity)
         decisions: list[Decision] = []
+        remove_leftovers([folder / PROBLEMS])
         outcome, needs_judge = Outcome("read"), False
         with atomic_write(folder / PROBLEMS) as stream:
             for found in read_sources(sources):

@@ -15,6 +15,7 @@ from .decision import Decision
 from .phase import Outcome
 
 Decisions = Mapping[str, Sequence[Decision]]
+RESULTS = ("problems.jsonl", "apart.jsonl", "dropped.jsonl", "report.json", "report.md")
 _EXAMPLES = 3  # of each reason
 
 
