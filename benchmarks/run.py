@@ -13,6 +13,7 @@ BENCHMARKS = (
     "blend_index.py",
     "loader.py",
     "sampling.py",
+    "near_copies.py",
 )
 
 

@@ -437,6 +437,57 @@ def _fill_judge(parser: _Parser) -> None:
     )
 
 
+def _curate(options: argparse.Namespace) -> None:
+    from megatron_dream.rl.curation import curate
+
+    curate(**_given(options))
+
+
+def _fill_curate(parser: _Parser) -> None:
+    # SUPPRESS: defaults stay in rl/curation/command.py
+    parser.argument_default = argparse.SUPPRESS
+    parser.add_argument(
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="SCHEMA:PATH",
+        help="kodcode, deepcoder, guru or own, and JSON Lines, Parquet or folders of them",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--min-tests", type=int, metavar="N", help="of a problem (5)")
+    parser.add_argument("--similarity", type=float, metavar="C", help="cosine of a copy (0.85)")
+    parser.add_argument(
+        "--embeddings", type=Path, metavar="FOLDER", help="of a sentence encoder: all-MiniLM-L6-v2"
+    )
+    parser.add_argument(
+        "--difficulty",
+        type=Path,
+        metavar="MODEL_OR_FILE",
+        help="any causal model's folder, an exported folder, a checkpoint, or a file of pass rates",
+    )
+    for flag, text in (
+        ("--candidates", "for each prompt (8)"),
+        ("--max-new-tokens", "of a candidate (768)"),
+        ("--candidate-batch", "prompts at once (4)"),
+        ("--max-problems", "at most so many in the end (all)"),
+        ("--seed", "of the candidates (0)"),
+        ("--workers", "programs judged at once (one a CPU)"),
+    ):
+        parser.add_argument(flag, type=int, metavar="N", help=text)
+    parser.add_argument("--temperature", type=float, metavar="T", help="of the candidates (1.0)")
+    parser.add_argument(
+        "--drop-unsolved", action="store_true", help="drop what no candidate solves as well"
+    )
+    parser.add_argument(
+        "--balance", metavar="SHARES", help="of the kinds, such as function=1,stdin=1,output=1"
+    )
+    parser.add_argument(
+        "--isolation",
+        choices=("namespaces", "process"),
+        help="process: limits only, for programs that are trusted (namespaces)",
+    )
+
+
 def _serve(options: argparse.Namespace) -> None:
     from megatron_dream.serving.command import run_serve
 
@@ -525,5 +576,6 @@ VERBS: dict[str, tuple[Handler, Callable[[_Parser], None], str]] = {
     "infill": (_infill, sampling_flags.add_infill_flags, "fill the gap between two texts"),
     "chat": (_chat, sampling_flags.add_chat_flags, "talk with a model in the terminal"),
     "judge": (_judge, _fill_judge, "run programs against tests, shut in"),
+    "curate": (_curate, _fill_curate, "choose the problems that rl is trained on"),
     "serve": (_serve, _fill_serve, "answer over HTTP as OpenAI does, with a page to watch"),
 }

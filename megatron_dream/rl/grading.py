@@ -45,7 +45,7 @@ class Grader:
         assert problem.problem is not None
         key = (problem.id, program)
         if key not in self._known:
-            self._known[key] = self._judge.submit(program, problem.problem)
+            self._known[key] = self._judge.submit(problem.program(program), problem.problem)
         return program, self._known[key]
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ..sandbox.problem import Problem, ProblemError, fields_of, problem_of, read_lines
+from ..sandbox.problem import Problem, ProblemError, fields_of, helpers_of, problem_of, read_lines
 from .formats import FIELDS, normalised
 
 Kind = Literal["function", "stdin", "output"]
@@ -55,6 +55,15 @@ class RlProblem:
     def prompt_text(self) -> str:
         """The prompt's words alone, which say whether two problems are alike."""
         return "\n".join(message["content"] for message in self.messages())
+
+    def program(self, answer: str) -> str:
+        """What is run for the program of a response: that, behind what the tests' prompt gives to all.
+
+        Such as the imports of a starter, or functions that a program may use. (function, stdin)
+        """
+        assert self.problem is not None
+        given = helpers_of(self.problem)
+        return f"{given}\n{answer}" if given else answer
 
     def wanted(self) -> Any:
         """What ``formats.value_of`` returns for a right response (output)."""

@@ -27,6 +27,20 @@ from .problem import Problem
 from .slot import lines_of
 
 _MAX_ANSWER = 16 << 20
+# The program's names as module ``solution``, and the tests' functions called, as inside/checker.py does.
+_BEFORE = """\
+import sys as _sys, types as _types
+_solution = _types.ModuleType("solution")
+vars(_solution).update(globals())
+_sys.modules["solution"] = _solution
+_before = dict(globals())
+"""
+_AFTER = """\
+for _name, _test in list(globals().items()):
+    if _name.startswith("test") and isinstance(_test, _types.FunctionType):
+        if _before.get(_name) is not _test:
+            _test()
+"""
 _MEMORY_ERRORS = ("MemoryError", "std::bad_alloc")
 
 
@@ -149,8 +163,12 @@ class FusionClient:
 
     def _function(self, program: str, problem: Problem) -> Verdict:
         marker = secrets.token_hex(16)
-        call = f"check({problem.functions[0]})\n" if "def check(" in problem.tests else ""
-        run = self.run_code(f"{program}\n\n{problem.tests}\n\n{call}print('{marker}')\n")
+        owner, _, name = problem.functions[0].rpartition(".")
+        entry = f"{owner}().{name}" if owner else name
+        call = f"check({entry})\n" if "def check(" in problem.tests else ""
+        run = self.run_code(
+            f"{program}\n\n{_BEFORE}\n{problem.tests}\n\n{call}{_AFTER}print('{marker}')\n"
+        )
         verdict = self._fault_of(run)
         if verdict is None and run.stdout.rstrip().endswith(marker):
             return Verdict(Outcome.PASSED)

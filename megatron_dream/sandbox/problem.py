@@ -26,7 +26,8 @@ class Problem:
             one of ``inputs`` and is to print the output beside it.
         prompt: what a completion is put behind; its other functions can be used by the tests too.
         tests: Python: assertions, functions ``test...``, or ``check(candidate)`` as HumanEval has.
-        functions: names of the solution that tests call, the entry point first.
+        functions: names of the solution that tests call, the entry point first; ``Solution.add`` is a method,
+            which tests call as ``Solution().add``, each time of a new instance.
         cases: (input, expected output) pairs.
         reference: a solution, if there is one.
     """
@@ -98,6 +99,7 @@ def helpers_of(problem: Problem) -> str:
 
     HumanEval's tests call a few such (``poly``, ``encode_shift``). A prompt that is not Python has none.
     """
+    asked = {name.partition(".")[0] for name in problem.functions}
     for text in (problem.prompt, problem.prompt + "\n    pass\n"):
         try:
             tree = ast.parse(text)
@@ -109,7 +111,7 @@ def helpers_of(problem: Problem) -> str:
             if isinstance(
                 node, (ast.FunctionDef, ast.Import, ast.ImportFrom, ast.Assign, ast.ClassDef)
             )
-            and getattr(node, "name", None) not in problem.functions
+            and getattr(node, "name", None) not in asked
         ]
         return "\n".join(ast.unparse(node) for node in kept)
     return ""

@@ -145,6 +145,23 @@ assert f(3) != [0, 1, 4] and list(f(3)) == [0, 1, 4]
     assert verdict.passed, verdict
 
 
+def test_methods_are_called_of_new_instances(slot: Slot) -> None:
+    problem = Problem(
+        "methods",
+        tests="from solution import Solution\ndef check(add):\n    assert add([1], 2) == [1, 2]\n"
+        "assert Solution().add(x=[], y=3) == [3] and Solution().count() == Solution().count() == 1\n",
+        functions=("Solution.add", "Solution.count"),
+    )
+    program = (
+        "class Solution:\n    def __init__(self): self.n = 0\n"
+        "    def add(self, x, y): return x + [y]\n"
+        "    def count(self):\n        self.n += 1\n        return self.n\n"
+    )
+    assert slot.judge(program, problem).passed
+    assert slot.judge(program.replace("[y]", "[-y]"), problem).outcome is Outcome.FAILED
+    assert slot.judge("Solution = None", problem).outcome is Outcome.FAILED
+
+
 def test_a_test_that_swallows_all_errors_does_not_pass_a_program_that_has_ended(slot: Slot) -> None:
     tests = "for n in range(3):\n    try: f(n)\n    except Exception: pass"
     problem = Problem("swallows", tests=tests, functions=("f",))

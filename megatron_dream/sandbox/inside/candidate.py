@@ -47,7 +47,7 @@ def _answer(namespace: dict[str, Any], call: dict[str, Any]) -> bytes:
     before = _contents(Writer(reader.objects))
     answer: dict[str, Any] = {}
     try:
-        value = namespace[call["function"]](*positional, **named)
+        value = _function(namespace, call["function"])(*positional, **named)
         writer = Writer(reader.objects)
         answer["changed"] = _changes(before, writer)
         answer["value"] = writer.tree(value)
@@ -62,6 +62,12 @@ def _answer(namespace: dict[str, Any], call: dict[str, Any]) -> bytes:
         with contextlib.suppress(CannotCross, RecursionError):
             changes = _changes(before, writer)
         return json.dumps({"changed": changes, "raised": _told(error)}).encode()
+
+
+def _function(namespace: dict[str, Any], name: str) -> Any:
+    """A function of the program's, or a method of a new instance (``Solution.add``)."""
+    owner, _, method = name.rpartition(".")
+    return getattr(namespace[owner](), method) if owner else namespace[name]
 
 
 def _contents(writer: Writer) -> list[Any]:

@@ -95,6 +95,30 @@ class Function:
         raise _instance(raised, values)
 
 
+class Instances:
+    """A class of the candidate's as tests see it: a call makes what has the methods, and no state."""
+
+    def __init__(self, methods: dict[str, Function]) -> None:
+        self._methods = methods
+
+    def __call__(self) -> types.SimpleNamespace:
+        """One more instance; the candidate's process makes a new one for every call of a method."""
+        return types.SimpleNamespace(**self._methods)
+
+
+def _named(functions: dict[str, Function]) -> dict[str, Any]:
+    """What tests call by name: functions, and classes for ``Solution.add``."""
+    names: dict[str, Any] = {}
+    methods: dict[str, dict[str, Function]] = {}
+    for name, function in functions.items():
+        owner, _, method = name.rpartition(".")
+        if owner:
+            methods.setdefault(owner, {})[method] = function
+        else:
+            names[name] = function
+    return {**names, **{owner: Instances(own) for owner, own in methods.items()}}
+
+
 def _instance(kind: type[Exception], values: list[Any]) -> Exception:
     try:
         return kind(*values)
@@ -143,9 +167,10 @@ def _run(tests: dict[str, Any], functions: dict[str, Function]) -> dict[str, str
         exec(compile(tests["helpers"], "<helpers>", "exec"), namespace)
     except BaseException as error:
         return {"outcome": "infrastructure", "detail": f"the tests' helpers: {_line_of(error)}"}
-    namespace |= functions
+    names = _named(functions)
+    namespace |= names
     solution = types.ModuleType("solution")
-    vars(solution).update(functions)
+    vars(solution).update(names)
     sys.modules["solution"] = solution
     text = tests["tests"]
     linecache.cache[TESTS] = (len(text), None, text.splitlines(keepends=True), TESTS)

@@ -129,3 +129,10 @@ def test_a_string_is_one_message_of_the_users() -> None:
     messages = [{"role": "system", "content": "Be."}, {"role": "user", "content": "Why?"}]
     problem = RlProblem("a", "output", messages, answer="1")
     assert problem.messages() == messages and problem.prompt_text() == "Be.\nWhy?"
+
+
+def test_a_program_stands_behind_what_the_prompt_gives() -> None:
+    given = Problem("f", prompt="from typing import List\n", tests="", functions=("Solution.f",))
+    program = RlProblem("f", "function", "?", given).program("def f(x: List): pass")
+    assert program == "from typing import List\ndef f(x: List): pass"
+    assert RlProblem("s", "stdin", "?", STDIN).program("print(1)") == "print(1)"

@@ -100,6 +100,17 @@ NEXT = Problem(
     "next", tests="def check(candidate):\n    assert candidate(1) == 2", functions=("f",)
 )
 
+CALLED = Problem(
+    "called",
+    tests="from solution import f\n\ndef test_f():\n    assert f(1) == 2\n",
+    functions=("f",),
+)
+METHOD = Problem(
+    "method",
+    tests="def check(candidate):\n    assert candidate(1) == Solution().f(1) == 2\n",
+    functions=("Solution.f",),
+)
+
 
 @pytest.mark.parametrize(
     ("program", "problem", "outcome"),
@@ -112,6 +123,10 @@ NEXT = Problem(
         ("def f(x): return x + 1", NEXT, Outcome.PASSED),
         ("def f(x): return x", NEXT, Outcome.FAILED),
         ("import os\nos._exit(0)", NEXT, Outcome.FAILED),
+        ("def f(x): return x + 1\ndef test_own(x): pass", CALLED, Outcome.PASSED),
+        ("def f(x): return x", CALLED, Outcome.FAILED),
+        ("class Solution:\n    def f(self, x): return x + 1", METHOD, Outcome.PASSED),
+        ("class Solution:\n    def f(self, x): return x", METHOD, Outcome.FAILED),
     ],
 )
 def test_verdicts(

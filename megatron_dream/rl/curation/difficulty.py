@@ -1,0 +1,195 @@
+"""Phase difficulty: prompts that every candidate solves teach nothing (SPEC 8: 8 candidates).
+
+Rates come from a model's candidates, judged as responses in training are, or from a file. A candidate
+that the judge could say nothing of is not counted; a problem none of whose candidates were judged is kept
+apart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ...errors import DataError
+from ...sandbox import Judge, Outcome, ProblemError
+from ...sandbox.problem import read_lines
+from ..formats import program_of, value_of
+from ..problems import RlProblem
+from .candidates import CandidateModel
+from .decision import Decision
+from .phase import Phase, Problems
+from .progress_file import ProgressFile
+from .references import JudgeMaker, judged
+
+ALL, NONE = "all candidates are right", "no candidate is right"
+
+
+@dataclass(frozen=True)
+class _Verdicts:
+    """Of one problem's candidates: how many were right, and of how many the judge could tell."""
+
+    right: int
+    judged: int
+
+
+def read_rates(path: Path) -> dict[str, float]:
+    """Pass rates of a file, JSON lines with ``id`` and ``solve_rate``.
+
+    Raises:
+        DataError: a line has none, or a second one for an id.
+    """
+    rates: dict[str, float] = {}
+    try:
+        for where, fields in read_lines(path):
+            name, rate = fields.get("id"), fields.get("solve_rate")
+            if not isinstance(name, str) or name in rates:
+                raise DataError(
+                    f"{where}: field 'id' is no text or there twice; give each id once."
+                )
+            if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate <= 1:
+                raise DataError(
+                    f"{where}: field 'solve_rate' is {rate!r}; write a number from 0 to 1."
+                )
+            rates[name] = float(rate)
+    except ProblemError as error:
+        raise DataError(str(error)) from None
+    return rates
+
+
+def _fate(problem_id: str, rate: float, drops_unsolved: bool) -> Decision:
+    if rate == 1:
+        return Decision(problem_id, "dropped", ALL, solve_rate=rate)
+    if rate == 0 and drops_unsolved:
+        return Decision(problem_id, "dropped", NONE, solve_rate=rate)
+    return Decision(problem_id, "rated", solve_rate=rate)
+
+
+@dataclass(frozen=True)
+class RatesOfFile(Phase):
+    """Difficulty as somebody else has measured it.
+
+    Attributes:
+        rates: by id.
+        path: of the file, for messages.
+        drops_unsolved: drop what nobody solves too.
+    """
+
+    name: ClassVar[str] = "difficulty"
+
+    rates: Mapping[str, float]
+    path: Path
+    drops_unsolved: bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """See the base class."""
+        return {"rates": sorted(self.rates.items()), "drops_unsolved": self.drops_unsolved}
+
+    def decide(self, problems: Problems, folder: Path, notes: list[str]) -> Iterator[Decision]:
+        """See the base class.
+
+        Raises:
+            DataError: the file is of other problems.
+        """
+        num_without = num_with = 0
+        for problem in problems():
+            rate = self.rates.get(problem.id)
+            if rate is None:
+                num_without += 1
+            else:
+                num_with += 1
+                yield _fate(problem.id, rate, self.drops_unsolved)
+        if num_without and not num_with:
+            raise DataError(
+                f"{self.path}: no id in it is one of the {num_without:,} problems that are left; ids are "
+                "those of phases/1-read/read.jsonl in the output folder."
+            )
+        if num_without:
+            notes.append(f"{num_without:,} have no rate in {self.path.name} and go on")
+
+
+@dataclass(frozen=True)
+class Candidates(Phase):
+    """Difficulty by a model's candidates.
+
+    Attributes:
+        make_model: loads it.
+        make_judge: starts the judge.
+        described: what the answers depend on.
+        num_candidates: for each prompt.
+        seed: batch k of the prompts draws from its own seed of this.
+        batch_size: prompts at once.
+        drops_unsolved: drop what no candidate solves too.
+    """
+
+    name: ClassVar[str] = "difficulty"
+
+    make_model: Callable[[], CandidateModel]
+    make_judge: JudgeMaker
+    described: dict[str, Any] = field(default_factory=dict)
+    num_candidates: int = 8
+    seed: int = 0
+    batch_size: int = 4
+    drops_unsolved: bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """See the base class."""
+        names = ("described", "num_candidates", "seed", "batch_size", "drops_unsolved")
+        return {name: getattr(self, name) for name in names}
+
+    def decide(self, problems: Problems, folder: Path, notes: list[str]) -> Iterator[Decision]:
+        """See the base class."""
+        with ProgressFile(folder / "candidates.jsonl") as progress:
+            known = {line["id"]: line for line in progress.lines if line["judged"]}
+            if any(problem.id not in known for problem in problems()):
+                for line in self._measure(problems, set(known)):
+                    progress.add(line)
+                    known[line["id"]] = line
+        for problem in problems():
+            line = known[problem.id]
+            if line["judged"]:
+                yield _fate(problem.id, line["right"] / line["judged"], self.drops_unsolved)
+            elif line["candidates"]:
+                yield Decision(problem.id, "apart", "no candidate was judged (infrastructure)")
+            else:
+                yield Decision(problem.id, "apart", "longer than the candidates' model takes")
+
+    def _measure(self, problems: Problems, known: set[str]) -> Iterator[dict[str, Any]]:
+        model = self.make_model()
+        iterator = problems()
+        with contextlib.ExitStack() as stack:
+            judge: Judge | None = None
+            for number, batch in enumerate(
+                iter(lambda: list(islice(iterator, self.batch_size)), [])
+            ):
+                if all(problem.id in known for problem in batch):
+                    continue
+                prompts = [problem.messages() for problem in batch]
+                texts = model.generate(prompts, self.num_candidates, (self.seed << 32) + number)
+                if judge is None and any(problem.problem for problem in batch):
+                    judge = stack.enter_context(self.make_judge())
+                for problem, answers in zip(batch, texts, strict=True):
+                    if problem.id not in known:
+                        found = verdicts_of(problem, answers, judge)
+                        counts = {"right": found.right, "judged": found.judged}
+                        yield {"id": problem.id, "candidates": len(answers), **counts}
+
+
+def verdicts_of(problem: RlProblem, answers: Sequence[str], judge: Judge | None) -> _Verdicts:
+    """How many answers are right; the judge runs those that are programs."""
+    if problem.kind == "output":
+        wanted = problem.wanted()
+        return _Verdicts(sum(value_of(answer) == wanted for answer in answers), len(answers))
+    assert judge is not None
+    programs = [program for answer in answers if (program := program_of(answer)) is not None]
+    found = [
+        verdict.outcome
+        for _, verdict in judged(
+            judge, ((problem.id, problem.program(program), problem) for program in programs)
+        )
+    ]
+    lost = found.count(Outcome.INFRASTRUCTURE)
+    return _Verdicts(found.count(Outcome.PASSED), len(answers) - lost)

@@ -1,0 +1,100 @@
+"""Phase duplicates: of prompts that ask for the same the first stays (SPEC 8: MiniLM vectors, cosine 0.85).
+
+Without an encoder only prompts of the same words are found, and the report says so. Vectors lie in a file
+mapped into memory, [N, D] float16: a million of MiniLM's take 768 MB of disk, and a killed run goes on where
+it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..problems import RlProblem
+from .decision import Decision
+from .embedding import Embedder
+from .nearest import near_copies
+from .phase import Phase, Problems
+from .progress_file import ProgressFile
+from .schemas.wording import question_of
+
+_TEXTS = 4096  # embedded between two notes of progress
+_WORD = re.compile(r"\w+|[^\w\s]")
+
+
+@dataclass(frozen=True)
+class Duplicates(Phase):
+    """Drops prompts that are near an earlier one.
+
+    Attributes:
+        threshold: smallest similarity of a copy.
+        make_embedder: loads the encoder; None: prompts of the same words only.
+        embedder_identity: what the vectors depend on.
+    """
+
+    name: ClassVar[str] = "duplicates"
+
+    threshold: float
+    make_embedder: Callable[[], Embedder] | None
+    embedder_identity: str = ""
+
+    def identity(self) -> dict[str, Any]:
+        """See the base class."""
+        return {"threshold": self.threshold, "embedder": self.embedder_identity}
+
+    def decide(self, problems: Problems, folder: Path, notes: list[str]) -> Iterator[Decision]:
+        """See the base class."""
+        first_of: dict[bytes, str] = {}
+        ids: list[str] = []
+        same: dict[str, str] = {}
+        for problem in problems():
+            first = first_of.setdefault(_words(problem), problem.id)
+            if first == problem.id:
+                ids.append(problem.id)
+            else:
+                same[problem.id] = first
+        del first_of
+        for name, first in same.items():
+            yield Decision(name, "dropped", "same words as an earlier prompt", first)
+        if self.make_embedder is None:
+            notes.append("no encoder was given (--embeddings): near duplicates were not looked for")
+            return
+        left = (problem for problem in problems() if problem.id not in same)
+        vectors = _vectors(left, len(ids), self.make_embedder(), folder)
+        for copy, first_number, similarity in near_copies(vectors, self.threshold):
+            detail = f"{similarity:.3f} {ids[first_number]}"
+            yield Decision(ids[copy], "dropped", "near an earlier prompt", detail)
+
+
+def _words(problem: RlProblem) -> bytes:
+    """A digest of a question's words."""
+    words = " ".join(_WORD.findall(question_of(problem.prompt_text()).lower()))
+    return hashlib.sha256(words.encode("utf-8", "surrogatepass")).digest()
+
+
+def _vectors(
+    problems: Iterator[RlProblem], count: int, embedder: Embedder, folder: Path
+) -> NDArray[np.float16]:
+    """Vectors of all prompts, [N, D]; those that an earlier run has made are not made again."""
+    path = folder / "vectors.f16"
+    shape = (count, embedder.size)
+    if not count:
+        return np.zeros(shape, np.float16)
+    with ProgressFile(folder / "embedded.jsonl") as progress:
+        done = max((line["count"] for line in progress.lines), default=0) if path.exists() else 0
+        vectors = np.memmap(path, np.float16, "r+" if done else "w+", shape=shape)
+        rest = islice(problems, done, None)
+        while texts := [question_of(problem.prompt_text()) for problem in islice(rest, _TEXTS)]:
+            vectors[done : done + len(texts)] = embedder.embed(texts)
+            vectors.flush()
+            done += len(texts)
+            progress.add({"count": done})
+    return vectors

@@ -1,0 +1,101 @@
+"""Phase references: a solution that comes with a problem has to pass its tests; else one of them is wrong.
+
+Both come from strangers and are run as every candidate is (sandbox). What says nothing of the solution
+(infrastructure, after the judge's own tries) is kept apart, and tried again when the phase is resumed.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from ...sandbox import Judge, Limits, Outcome, Verdict
+from ..problems import RlProblem
+from .decision import Decision
+from .phase import Phase, Problems
+from .progress_file import ProgressFile
+
+JudgeMaker = Callable[[], Judge]
+_AHEAD = 4  # for each worker, waiting
+_SAID = 300
+Named = TypeVar("Named")
+
+
+def reference_program(problem: RlProblem) -> str | None:
+    """The reference as a whole program: behind its prompt, as HumanEval's are."""
+    if problem.problem is None or problem.problem.reference is None:
+        return None
+    before = problem.problem.prompt if problem.kind == "function" else ""
+    return f"{before}\n{problem.problem.reference}" if before else problem.problem.reference
+
+
+def judged(
+    judge: Judge, programs: Iterable[tuple[Named, str, RlProblem]]
+) -> Iterator[tuple[Named, Verdict]]:
+    """Verdicts in order, each with what came with its program; few programs wait at a time."""
+    waiting: collections.deque[tuple[Named, Future[Verdict]]] = collections.deque()
+    for name, program, problem in programs:
+        assert problem.problem is not None
+        waiting.append((name, judge.submit(program, problem.problem)))
+        if len(waiting) > _AHEAD * judge.workers:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    for first, future in waiting:
+        yield first, future.result()
+
+
+@dataclass(frozen=True)
+class References(Phase):
+    """Drops problems whose reference does not pass.
+
+    Attributes:
+        make_judge: starts the judge, when there is something to judge.
+        limits: of each program.
+    """
+
+    name: ClassVar[str] = "references"
+
+    make_judge: JudgeMaker
+    limits: Limits
+
+    def identity(self) -> dict[str, Any]:
+        """See the base class."""
+        return {"limits": vars(self.limits)}
+
+    def decide(self, problems: Problems, folder: Path, notes: list[str]) -> Iterator[Decision]:
+        """See the base class."""
+        num_with = num_without = 0
+        with ProgressFile(folder / "verdicts.jsonl") as progress:
+            said = {line["id"]: line for line in progress.lines}
+            again = {
+                name for name, line in said.items() if line["outcome"] == Outcome.INFRASTRUCTURE
+            }
+            for problem in problems():
+                has_reference = reference_program(problem) is not None
+                num_with, num_without = num_with + has_reference, num_without + (not has_reference)
+            if num_with > len(said) - len(again):
+                with self.make_judge() as judge:
+                    for name, verdict in judged(judge, _unjudged(problems, said.keys() - again)):
+                        detail = " ".join(f"{verdict.test} {verdict.detail}".split())[:_SAID]
+                        line = {"id": name, "outcome": verdict.outcome.value, "detail": detail}
+                        said[name] = line
+                        progress.add(line)
+        notes.append(f"{num_with:,} have a reference, {num_without:,} have none and go on")
+        for problem in problems():
+            line = said.get(problem.id, {"outcome": Outcome.PASSED})
+            if line["outcome"] == Outcome.INFRASTRUCTURE:
+                yield Decision(problem.id, "apart", "not judged (infrastructure)", line["detail"])
+            elif line["outcome"] != Outcome.PASSED:
+                reason = f"reference: {line['outcome']}"
+                yield Decision(problem.id, "dropped", reason, line["detail"])
+
+
+def _unjudged(problems: Problems, known: set[str]) -> Iterator[tuple[str, str, RlProblem]]:
+    for problem in problems():
+        program = reference_program(problem)
+        if program is not None and problem.id not in known:
+            yield problem.id, program, problem

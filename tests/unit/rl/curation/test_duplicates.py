@@ -1,0 +1,161 @@
+"""Near duplicates of prompts, with an encoder made on the spot and with a hashing one that is exact."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from megatron_dream.errors import ModelFolderError
+from megatron_dream.rl.curation import duplicates
+from megatron_dream.rl.curation.duplicates import Duplicates
+from megatron_dream.rl.curation.embedding import TransformerEmbedder
+from megatron_dream.rl.curation.schemas.wording import ask_for_script
+from megatron_dream.rl.problems import RlProblem
+from tests.unit.rl.curation.helpers import decide, value
+
+
+class HashingEmbedder:
+    """Words to places and signs; texts of the same words, in any order, have similarity 1."""
+
+    size = 64
+
+    def __init__(self) -> None:
+        self.num_texts = 0
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        self.num_texts += len(texts)
+        vectors = np.zeros((len(texts), self.size), np.float32)
+        for vector, text in zip(vectors, texts, strict=True):
+            for word in text.split():
+                digest = hashlib.sha256(word.encode()).digest()
+                vector[digest[0] % self.size] += 1 if digest[1] % 2 else -1
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def identity(self) -> dict[str, Any]:
+        return {}
+
+
+def asked(*prompts: str) -> list[RlProblem]:
+    return [RlProblem(f"p{k}", "output", text, answer="1") for k, text in enumerate(prompts)]
+
+
+def test_the_first_of_near_prompts_stays(tmp_path: Path) -> None:
+    problems = asked("sum a list", "reverse the text", "a list sum", "sum  A list.", "SUM a list")
+    found = decide(Duplicates(0.85, HashingEmbedder), problems, tmp_path)
+    assert {name: decision.reason for name, decision in found.items()} == {
+        "p2": "near an earlier prompt",
+        "p4": "same words as an earlier prompt",
+    }
+    assert found["p2"].detail == "1.000 p0" and found["p4"].detail == "p0"
+
+
+def test_without_an_encoder_it_says_that_it_did_not_look(tmp_path: Path) -> None:
+    notes: list[str] = []
+    found = decide(Duplicates(0.85, None), asked("a b", "b a", "A  b"), tmp_path, notes)
+    assert list(found) == ["p2"] and "--embeddings" in notes[0]
+
+
+def test_what_was_added_to_questions_makes_them_no_copies(tmp_path: Path) -> None:
+    problems = asked(ask_for_script("Add."), ask_for_script("Sort."))
+    assert decide(Duplicates(0.85, HashingEmbedder), problems, tmp_path) == {}
+
+
+def test_a_killed_run_goes_on_with_the_vectors_that_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(duplicates, "_TEXTS", 2)
+    problems = asked("a b", "c d", "e f", "b a", "g h")
+    embedder = HashingEmbedder()
+    whole = embedder.embed
+
+    def dies(texts: Sequence[str]) -> NDArray[np.float32]:
+        if embedder.num_texts == 2:
+            raise KeyboardInterrupt
+        return whole(texts)
+
+    monkeypatch.setattr(embedder, "embed", dies)
+    with pytest.raises(KeyboardInterrupt):
+        decide(Duplicates(0.85, lambda: embedder), problems, tmp_path)
+    later = HashingEmbedder()
+    assert list(decide(Duplicates(0.85, lambda: later), problems, tmp_path)) == ["p3"]
+    assert later.num_texts == 3
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of random weights with a vocabulary of single words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("encoder")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz"]
+    tokenizer = Tokenizer(models.WordLevel({w: k for k, w in enumerate(words)}, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]"
+    ).save_pretrained(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        BertModel(
+            BertConfig(
+                vocab_size=len(words),
+                hidden_size=16,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                intermediate_size=32,
+                max_position_embeddings=40,
+                initializer_range=1.0,
+            )
+        ).save_pretrained(folder)
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 32}')
+    return folder
+
+
+def test_vectors_are_means_over_the_tokens_of_a_text_alone(encoder: Path) -> None:
+    """Against the states of each text run without padding, averaged and made length 1 by hand."""
+    from transformers import AutoModel, AutoTokenizer
+
+    texts = ["a b c d e f g", "h", "i j", " ".join("z" * 60)]
+    embedder = TransformerEmbedder(encoder, batch_size=4)
+    vectors = embedder.embed(texts)
+    model, tokenizer = AutoModel.from_pretrained(encoder), AutoTokenizer.from_pretrained(encoder)
+    for text, vector in zip(texts, vectors, strict=True):
+        ids = tokenizer(text, return_tensors="pt", truncation=True, max_length=32)
+        with torch.no_grad():
+            mean = model.eval()(**ids).last_hidden_state[0].mean(0)
+        np.testing.assert_allclose(vector, (mean / mean.norm()).numpy(), atol=1e-5)
+    assert embedder.size == 16
+    np.testing.assert_allclose(TransformerEmbedder(encoder, 1).embed(texts), vectors, atol=1e-5)
+
+
+def test_an_encoder_finds_copies_of_other_spacing(encoder: Path, tmp_path: Path) -> None:
+    problems = asked("a b c", "x y z", "a b q c", "c")
+    near = Duplicates(1 - 1e-4, lambda: TransformerEmbedder(encoder))
+    assert decide(near, problems, tmp_path) == {}
+    problems = asked("a b c", "x y z", "a b c ö", "a b c ü")  # [UNK] both
+    other = tmp_path / "other"
+    other.mkdir()
+    assert list(decide(near, problems, other)) == ["p3"]
+
+
+def test_a_folder_without_an_encoder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelFolderError, match="config.json"):
+        TransformerEmbedder(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelFolderError, match="cannot be loaded"):
+        TransformerEmbedder(tmp_path)
+
+
+def test_no_problems_no_copies(tmp_path: Path) -> None:
+    assert decide(Duplicates(0.85, HashingEmbedder), [], tmp_path) == {}
+    assert decide(Duplicates(0.85, HashingEmbedder), [value("a")], tmp_path) == {}
