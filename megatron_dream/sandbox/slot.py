@@ -26,6 +26,9 @@ from .outcome import Limits, Outcome, Verdict
 from .problem import Problem, helpers_of
 
 Isolation = Literal["namespaces", "process"]
+Role = Literal["candidate", "tests"]
+Task = Literal["call", "run", "check"]
+_ROLES: tuple[Role, ...] = ("candidate", "tests")
 START_SECONDS = 30.0
 _REAPING_SECONDS = 7.0  # for a killed program to be gone
 _MAX_VERDICT = 16_384
@@ -68,12 +71,14 @@ class Server:
 
     Args:
         isolation: see ``Slot``.
+        role: what its processes are.
+        limits: of each of them.
 
     Raises:
         SandboxUnavailable: it cannot shut itself in.
     """
 
-    def __init__(self, isolation: Isolation) -> None:
+    def __init__(self, isolation: Isolation, role: Role, limits: Limits) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control = ours
         self._folder = (
@@ -83,6 +88,8 @@ class Server:
             "socket": theirs.fileno(),
             "parent": os.getpid(),
             "isolation": isolation,
+            "role": role,
+            "limits": vars(limits),
             "binds": library_paths(),
             "uids": 1_000_000_000 + 65_536 * random.SystemRandom().randrange(15_000),
             "folder": self._folder.name if self._folder else "",
@@ -116,14 +123,25 @@ class Server:
                 f"Programs cannot be shut in here ({state.get('refused')}). {_CURE}"
             )
 
-    def send(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
-        """Ask for something.
+    def start(self, task: Task, descriptors: Sequence[int]) -> None:
+        """Have a process do a task.
 
         Raises:
             ServerLost: nobody is there.
         """
+        self._send(task.encode(), descriptors)
+
+    def kill(self) -> None:
+        """End the process, if it has not ended yet.
+
+        Raises:
+            ServerLost: nobody is there.
+        """
+        self._send(b"kill", ())
+
+    def _send(self, message: bytes, descriptors: Sequence[int]) -> None:
         try:
-            socket.send_fds(self.control, [json.dumps(message).encode()], list(descriptors))
+            socket.send_fds(self.control, [message], list(descriptors))
         except OSError as error:
             raise ServerLost(str(error)) from None
 
@@ -166,13 +184,13 @@ class Slot:
 
     def __init__(self, isolation: Isolation, limits: Limits) -> None:
         self.limits, self.isolation = limits, isolation
-        self._servers: dict[str, Server] = {}
-        for role in ("candidate", "tests"):
+        self._servers: dict[Role, Server] = {}
+        for role in _ROLES:
             self._server(role)
 
-    def _server(self, role: str) -> Server:
+    def _server(self, role: Role) -> Server:
         if role not in self._servers:
-            self._servers[role] = Server(self.isolation)
+            self._servers[role] = Server(self.isolation, role, self.limits)
         return self._servers[role]
 
     def close(self) -> None:
@@ -192,7 +210,6 @@ class Slot:
 
     def _call(self, program: str, problem: Problem) -> Verdict:
         candidate, tests = self._server("candidate"), self._server("tests")
-        limits = vars(self.limits)
         material = {
             "helpers": helpers_of(problem),
             "tests": problem.tests,
@@ -202,23 +219,19 @@ class Slot:
             held = _Held(stack)
             calls, answers, verdicts = held.pipe(), held.pipe(), held.pipe()
             text = held.file(program.encode("utf-8", "surrogateescape"))
-            candidate.send({"role": "call", "limits": limits}, [text, calls[0], answers[1]])
+            candidate.start("call", [text, calls[0], answers[1]])
             text = held.file(json.dumps(material).encode())
-            tests.send(
-                {"role": "check", "limits": limits}, [text, calls[1], answers[0], verdicts[1]]
-            )
+            tests.start("check", [text, calls[1], answers[0], verdicts[1]])
             for descriptor in (*calls, *answers, verdicts[1]):
                 held.close(descriptor)
             deadline = time.monotonic() + self.limits.wall
             verdict = _read_until(verdicts[0], deadline, _MAX_VERDICT)
             is_late = time.monotonic() >= deadline
-            ends = [self._end(server) for server in (candidate, tests)]
+            for server in (candidate, tests):
+                server.kill()
+            ends = [server.receive(_REAPING_SECONDS) for server in (candidate, tests)]
         seconds = sum(end["cpu"] for end in ends)
         return _verdict_of(verdict, is_late, ends[0], ends[1], self.limits, seconds)
-
-    def _end(self, server: Server) -> dict[str, Any]:
-        server.send({"kill": True})
-        return server.receive(_REAPING_SECONDS)
 
     def _run(self, program: str, problem: Problem) -> Verdict:
         seconds = 0.0
@@ -239,7 +252,7 @@ class Slot:
             text = held.file(program.encode("utf-8", "surrogateescape"))
             stdin = held.file(given.encode("utf-8", "surrogateescape"))
             printed = held.pipe()
-            server.send({"role": "run", "limits": vars(self.limits)}, [text, stdin, printed[1]])
+            server.start("run", [text, stdin, printed[1]])
             held.close(printed[1])
             output = _read_until(printed[0], deadline, self.limits.output)
             is_late = time.monotonic() >= deadline
@@ -248,7 +261,8 @@ class Slot:
                     end = server.receive(max(0.001, deadline - time.monotonic()))
                     return _case_verdict(output, wanted, end, self.limits), end["cpu"]
                 is_late = True
-            end = self._end(server)
+            server.kill()
+            end = server.receive(_REAPING_SECONDS)
         if is_late:
             return Verdict(Outcome.TIMEOUT, detail="the time for all of it is over"), end["cpu"]
         detail = f"more than {self.limits.output} bytes of output"
