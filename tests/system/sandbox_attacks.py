@@ -177,7 +177,7 @@ def f(x):
     "reads the host": """
 import os
 def f(x):
-    for p in ('/etc', '/proc', '/sys', '/run', '/boot', '/usr/bin', '/bin', '/sbin', '/var/log', '/dev/kmsg'):
+    for p in ('/etc', '/proc', '/sys', '/run', '/boot', '/usr/bin/env', '/bin', '/sbin', '/var', '/dev/kmsg'):
         if os.path.exists(p): return x + 1
 """,
     "network": """
@@ -260,6 +260,34 @@ def f(x):
             resource.setrlimit(name, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             return x + 1
         except (OSError, ValueError): pass
+""",
+    "changes the limits and the turns of others": """
+import os, resource
+def f(x):
+    for pid in range(1, 50):
+        if pid == os.getpid(): continue
+        for change in (
+            lambda: resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, 3)),
+            lambda: os.sched_setaffinity(pid, {0}),
+            lambda: os.setpriority(os.PRIO_PROCESS, pid, 19),
+        ):
+            try:
+                change()
+                return x + 1
+            except OSError: pass
+""",
+    "memory that outlives it": """
+import ctypes
+libc = ctypes.CDLL(None)
+def f(x):
+    if libc.shmget(7, 4096, 0o1666) >= 0 or libc.msgget(7, 0o1666) >= 0 or libc.semget(7, 1, 0o1666) >= 0:
+        return x + 1
+""",
+    "files that outlive it": """
+import os
+def f(x):
+    if os.path.exists('/tmp/kept'): return x + 1
+    open('/tmp/kept', 'w').write('x')
 """,
     "keeps the servers from their parent's death": """
 import ctypes

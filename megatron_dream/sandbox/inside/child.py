@@ -81,11 +81,12 @@ class Confinement:
         os.setsid()
         if self._isolation == "namespaces":
             kernel.mount("tmpfs", "/tmp", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, self._disk)
-            os.chdir("/tmp")
-        else:
+        elif self._isolation == "process":
             folder = f"{self._folder}/{number}"
             os.mkdir(folder)
             os.chdir(folder)
+        else:
+            os.chdir("/tmp")
         for name, value in self._limits:
             resource.setrlimit(name, (value, value))
         if self._isolation == "process":

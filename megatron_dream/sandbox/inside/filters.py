@@ -60,13 +60,22 @@ _CALLS: dict[str, tuple[int | None, int | None]] = {
     "quotactl": (179, 60),
     "lookup_dcookie": (212, 18),
     "vhangup": (153, 58),
+    # Doing to other processes of the same user what they do not get rid of.
+    "setpriority": (141, 140),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+    "sched_setaffinity": (203, 122),
+    "sched_setattr": (314, 274),
+    "ioprio_set": (251, 30),
+    "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
     # Memory and queues that outlive a program in the server's IPC namespace.
     "shmget": (29, 194),
     "semget": (64, 190),
     "msgget": (68, 186),
     "mq_open": (240, 180),
 }
-_MOUNT, _CLONE, _CLONE3 = (165, 40), (56, 220), (435, 435)
+_MOUNT, _CLONE, _CLONE3, _PRLIMIT = (165, 40), (56, 220), (435, 435), (302, 261)
 _ARCHITECTURES = {"x86_64": (0, 0xC000_003E), "aarch64": (1, 0xC000_00B7)}
 _NAMESPACE_FLAGS = 0x7E02_0080  # every CLONE_NEW...
 _EPERM, _ENOSYS = 1, 38
@@ -126,7 +135,15 @@ def for_servers() -> Filter | None:
         if number is not None:
             lines += _refused(number)
     lines += _refused(_CLONE3[column], _ENOSYS)  # its flags lie in memory; libc falls back to clone
-    return Filter([*lines, (_GIVE, 0, 0, _ALLOW)])
+    lines += [
+        (_EQUAL, 0, 4, _PRLIMIT[column]),
+        (_LOAD, 0, 0, _FIRST_ARGUMENT),
+        (_EQUAL, 1, 0, 0),  # one's own limits
+        (_GIVE, 0, 0, _ERRNO | _EPERM),
+        (_GIVE, 0, 0, _ALLOW),
+        (_GIVE, 0, 0, _ALLOW),
+    ]
+    return Filter(lines)
 
 
 def for_programs() -> Filter | None:

@@ -8,7 +8,8 @@ present one runs.
 With isolation ``namespaces`` the server is the first process of its own user (if it is not root), PID, mount,
 network, IPC and host name namespaces, over a file system of an interpreter's library and nothing else; each
 program is the first process of a PID and a mount namespace of its own, so that its end is the end of all
-it started. With ``process`` there are only limits and a process group.
+it started. With ``bubblewrap`` the server is begun as the first process in there, and kills all others after
+each program; with ``process`` there are only limits and a process group.
 """
 
 from __future__ import annotations
@@ -54,9 +55,12 @@ def main() -> None:
     try:
         if config["isolation"] == "namespaces":
             _shut_in(config["binds"])
+        if config["isolation"] != "process":
+            _take_null()
         server = Server(control, config, role, is_root)
     except OSError as error:
-        control.send(json.dumps({"refused": str(error)}).encode())
+        where = f"{error.filename}: " if error.filename else ""
+        control.send(json.dumps({"refused": f"{where}{error.strerror}"}).encode())
         return
     control.send(json.dumps({"ready": True}).encode())
     server.serve()
@@ -96,7 +100,11 @@ def _shut_in(binds: list[str]) -> None:
     kernel.mount(
         "", "/", "", kernel.MS_BIND | kernel.MS_REMOUNT | kernel.MS_RDONLY | kernel.MS_NOSUID
     )
-    nothing = os.open("/dev/null", os.O_RDWR)  # this file system's, in place of the host's
+
+
+def _take_null() -> None:
+    """Have this file system's /dev/null in place of the host's."""
+    nothing = os.open("/dev/null", os.O_RDWR)
     for number in range(3):
         os.dup2(nothing, number)
     os.close(nothing)
@@ -119,18 +127,18 @@ class Server:
         self, control: socket.socket, config: dict[str, Any], role: ModuleType, is_root: bool
     ) -> None:
         self._control, self._config, self._is_root = control, config, is_root
-        self._is_namespaced = config["isolation"] == "namespaces"
+        self._isolation = config["isolation"]
         self._count = 0
         self._role = role
         for name in WARM[config["role"]]:
             __import__(name)
-        if self._is_namespaced:
+        if self._isolation != "process":
             kernel.give_up_gaining()
             refusals = filters.for_servers()
             if refusals is not None:
                 refusals.install()
         self._confinement = child.Confinement(
-            config["isolation"], config["limits"], config["folder"], filters.for_programs()
+            self._isolation, config["limits"], config["folder"], filters.for_programs()
         )
         self._confinement.limit_server()
         gc.collect()
@@ -138,19 +146,22 @@ class Server:
 
     def serve(self) -> None:
         """Until nobody asks any more."""
-        ready = self._fork()
+        is_ahead = (
+            self._isolation != "bubblewrap"
+        )  # there, all other processes are killed after each
+        ready = self._fork() if is_ahead else None
         while True:
             message, descriptors = child.receive(self._control)
             if not message:
                 return
             if message == _KILL:
                 continue  # it has ended already
-            running, channel = ready
+            running, channel = ready or self._fork()
             with channel:
                 socket.send_fds(channel, [message], descriptors)
             for descriptor in descriptors:
                 os.close(descriptor)
-            ready = self._fork()
+            ready = self._fork() if is_ahead else None
             if not self._wait(running):
                 return
 
@@ -158,7 +169,7 @@ class Server:
         """A process that is shut in and waits, and where to hand it its task."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._count += 1
-        if self._is_namespaced:
+        if self._isolation == "namespaces":
             process = kernel.fork_into(kernel.CLONE_NEWPID | kernel.CLONE_NEWNS)
         else:
             process = os.fork()
@@ -190,14 +201,28 @@ class Server:
             os.kill(process, signal.SIGKILL)
             poll.unregister(self._control)
         os.close(ending)
-        if not self._is_namespaced:
+        if self._isolation == "process":
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process, signal.SIGKILL)
         _, status, usage = os.wait4(process, 0)
-        report = {"status": status, "cpu": usage.ru_utime + usage.ru_stime}
+        report = {"status": status, "cpu": usage.ru_utime + usage.ru_stime, "spent": False}
+        if self._isolation == "bubblewrap":
+            _end_all_others()
+            report["spent"] = bool(os.listdir("/tmp"))
         with contextlib.suppress(OSError):
             self._control.send(json.dumps(report).encode())
         return goes_on
+
+
+def _end_all_others() -> None:
+    """As the first process of a PID namespace: end every other one in it."""
+    while True:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(-1, signal.SIGKILL)
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
 
 
 if __name__ == "__main__":
