@@ -283,11 +283,15 @@ def f(x):
     if libc.shmget(7, 4096, 0o1666) >= 0 or libc.msgget(7, 0o1666) >= 0 or libc.semget(7, 1, 0o1666) >= 0:
         return x + 1
 """,
-    "files that outlive it": """
-import os
+    "namespaces by clone": """
+import ctypes, os
+libc = ctypes.CDLL(None)
 def f(x):
-    if os.path.exists('/tmp/kept'): return x + 1
-    open('/tmp/kept', 'w').write('x')
+    number = 56 if os.uname().machine == 'x86_64' else 220
+    for flags in (0x10000000, 0x10020000, 0x20000000, 0x40000000):
+        child = libc.syscall(number, flags | 17, 0, 0, 0, 0)
+        if child == 0: os._exit(0)
+        if child > 0: return x + 1
 """,
     "keeps the servers from their parent's death": """
 import ctypes

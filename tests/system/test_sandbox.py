@@ -79,6 +79,21 @@ def test_no_attack_passes_and_nothing_stays(slot: Slot, name: str) -> None:
     assert us.num_fds() == before
 
 
+def test_no_program_finds_the_files_of_an_earlier_one(slot: Slot) -> None:
+    program = """
+import os
+def f(x):
+    found = os.path.exists('/tmp/kept')
+    open('/tmp/kept', 'w').close()
+    return x + found
+"""
+    for _ in range(2):
+        verdict = slot.judge(program, PROBLEM)
+        assert "assert f(1) == 2" in verdict.test, verdict
+    both = Problem("twice", tests="assert f(1) == 1\nassert f(1) == 2", functions=("f",))
+    assert slot.judge(program, both).passed  # its own it finds
+
+
 def test_the_whole_standard_library_is_there(slot: Slot) -> None:
     program = "import csv, hashlib, sqlite3, unittest, uuid, zlib\n" + RIGHT
     verdict = slot.judge(program, PROBLEM)

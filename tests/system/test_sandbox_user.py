@@ -26,7 +26,7 @@ CHOSEN = (
     "memory bomb",
     "fills the disk",
     "too many files",
-    "files that outlive it",
+    "namespaces by clone",
     "memory that outlives it",
     "writes outside",
     "reads the host",

@@ -50,7 +50,7 @@ class Confinement:
         isolation: of the server.
         limits: of each program, by name.
         folder: where programs without a file system of their own have one folder each.
-        refusals: the programs' filter of system calls.
+        refusals: the programs' filter of system calls; None with isolation ``process``.
     """
 
     def __init__(
@@ -89,11 +89,10 @@ class Confinement:
             os.chdir("/tmp")
         for name, value in self._limits:
             resource.setrlimit(name, (value, value))
-        if self._isolation == "process":
+        if self._refusals is None:
             kernel.die_with_parent()
-            return
-        kernel.drop_privileges(uid)
-        if self._refusals is not None:
+        else:
+            kernel.drop_privileges(uid)
             self._refusals.install()
 
 

@@ -116,12 +116,21 @@ def _refused(number: int, error: int = _EPERM) -> list[_Line]:
     return [(_EQUAL, 0, 1, number), (_GIVE, 0, 0, _ERRNO | error)]
 
 
-def for_servers() -> Filter | None:
-    """What nothing needs; None on a machine whose numbers are not known here."""
-    known = _ARCHITECTURES.get(os.uname().machine)
+def _machine() -> tuple[int, int]:
+    name = os.uname().machine
+    known = _ARCHITECTURES.get(name)
     if known is None:
-        return None
-    column, architecture = known
+        raise OSError(_ENOSYS, f"no numbers of system calls are known for {name}")
+    return known
+
+
+def for_servers() -> Filter:
+    """What nothing needs.
+
+    Raises:
+        OSError: this machine's system calls are not known here.
+    """
+    column, architecture = _machine()
     lines: list[_Line] = [
         (_LOAD, 0, 0, _ARCHITECTURE),
         (_EQUAL, 1, 0, architecture),
@@ -146,12 +155,13 @@ def for_servers() -> Filter | None:
     return Filter(lines)
 
 
-def for_programs() -> Filter | None:
-    """Beyond that: mounts, and namespaces by clone."""
-    known = _ARCHITECTURES.get(os.uname().machine)
-    if known is None:
-        return None
-    column = known[0]
+def for_programs() -> Filter:
+    """Beyond that: mounts, and namespaces by clone.
+
+    Raises:
+        OSError: this machine's system calls are not known here.
+    """
+    column, _ = _machine()
     return Filter(
         [
             (_LOAD, 0, 0, _NUMBER),

@@ -132,13 +132,13 @@ class Server:
         self._role = role
         for name in WARM[config["role"]]:
             __import__(name)
+        refusals = None
         if self._isolation != "process":
             kernel.give_up_gaining()
-            refusals = filters.for_servers()
-            if refusals is not None:
-                refusals.install()
+            filters.for_servers().install()
+            refusals = filters.for_programs()
         self._confinement = child.Confinement(
-            self._isolation, config["limits"], config["folder"], filters.for_programs()
+            self._isolation, config["limits"], config["folder"], refusals
         )
         self._confinement.limit_server()
         gc.collect()
