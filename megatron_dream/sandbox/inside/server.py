@@ -25,7 +25,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from . import child, filters, kernel
+from . import child, filters, kernel, rehearsal
 
 # What programs import most; the rest they find in the library. Each costs every fork a little.
 WARM = {
@@ -132,6 +132,7 @@ class Server:
         self._role = role
         for name in WARM[config["role"]]:
             __import__(name)
+        rehearsal.REHEARSALS[config["role"]]()
         refusals = None
         if self._isolation != "process":
             kernel.give_up_gaining()
