@@ -18,7 +18,7 @@ from .engine import Isolation, Role, SandboxUnavailable, Server, ServerLost
 from .outcome import Limits, Outcome, Verdict
 from .problem import Problem, helpers_of
 
-_REAPING_SECONDS = 7.0  # for a killed program to be gone
+_REAPING_SECONDS = 30.0  # for a killed program to be gone, on a machine that is busy
 _MAX_VERDICT = 16_384
 _ROLES: tuple[Role, ...] = ("candidate", "tests")
 
