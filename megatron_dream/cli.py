@@ -432,8 +432,8 @@ def _fill_judge(parser: _Parser) -> None:
     parser.add_argument("--workers", type=int, metavar="N", help="programs at once (one a CPU)")
     parser.add_argument(
         "--isolation",
-        choices=("namespaces", "process"),
-        help="process: limits only, for programs that are trusted (namespaces)",
+        choices=("namespaces", "bubblewrap", "process"),
+        help="process: limits only, for programs that are trusted (namespaces, else bubblewrap)",
     )
 
 

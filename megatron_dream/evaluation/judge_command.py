@@ -11,8 +11,8 @@ from typing import Any
 from ..errors import DataError, MissingDependencyError
 from ..files import atomic_write
 from ..sandbox import Judge, Limits, Outcome, Problem, ProblemError, SandboxUnavailable, problem_of
+from ..sandbox.engine import Isolation
 from ..sandbox.problem import read_lines
-from ..sandbox.slot import Isolation
 from .progress import sample_progress
 
 Sample = tuple[dict[str, Any], str, Problem]
@@ -24,7 +24,7 @@ def judge_files(
     output: Path,
     *,
     workers: int | None = None,
-    isolation: Isolation = "namespaces",
+    isolation: Isolation | None = None,
     limits: Limits | None = None,
     quiet: bool = False,
 ) -> dict[Outcome, int]:
@@ -62,6 +62,8 @@ def judge_files(
         judge = Judge(workers, limits, isolation)
     except SandboxUnavailable as error:
         raise MissingDependencyError(str(error)) from None
+    if judge.notice:
+        print(judge.notice)
     with (
         judge,
         atomic_write(output) as stream,

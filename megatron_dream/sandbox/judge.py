@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
+from .engine import Isolation, SandboxUnavailable
 from .outcome import Limits, Outcome, Verdict
 from .problem import Problem
-from .slot import Isolation, Slot
+from .slot import Slot
 
 RETRIES = 2  # of a judgement that says nothing of the program
 _AHEAD = 4  # programs a worker that wait for it
@@ -22,7 +23,13 @@ class Judge:
     Args:
         workers: programs at once; None: one for each CPU.
         limits: of each program.
-        isolation: ``namespaces``, or ``process`` for programs that are trusted (docs/sandbox.md).
+        isolation: ``namespaces``, ``bubblewrap``, or ``process`` for programs that are trusted
+            (docs/sandbox.md); None: namespaces, or bubblewrap where they are refused and it works.
+
+    Attributes:
+        isolation: what it came to.
+        notice: one sentence for people where that is not namespaces without having been asked for; else
+            empty.
 
     Raises:
         SandboxUnavailable: programs cannot be shut in here.
@@ -32,21 +39,43 @@ class Judge:
         self,
         workers: int | None = None,
         limits: Limits | None = None,
-        isolation: Isolation = "namespaces",
+        isolation: Isolation | None = None,
     ) -> None:
         self.workers = workers or len(os.sched_getaffinity(0))
         self.limits = limits or Limits()
         self._slots: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="judge")
         self._all: list[Slot] = []
+        self.isolation: Isolation = isolation or "namespaces"
+        self.notice = ""
         try:
-            for _ in range(self.workers):
-                slot = Slot(isolation, self.limits)
-                self._all.append(slot)
-                self._slots.put(slot)
+            try:
+                self._add_slot()
+            except SandboxUnavailable as refusal:
+                if isolation is not None or not self._falls_back():
+                    raise
+                self.notice = (
+                    f"Namespaces are refused ({refusal.reason}); bubblewrap is used, which is slower and "
+                    "keeps programs of one worker less apart (docs/sandbox.md)."
+                )
+            while len(self._all) < self.workers:
+                self._add_slot()
         except BaseException:
             self.close()
             raise
+
+    def _add_slot(self) -> None:
+        slot = Slot(self.isolation, self.limits)
+        self._all.append(slot)
+        self._slots.put(slot)
+
+    def _falls_back(self) -> bool:
+        self.isolation = "bubblewrap"
+        try:
+            self._add_slot()
+        except SandboxUnavailable:
+            return False
+        return True
 
     def submit(self, program: str, problem: Problem) -> Future[Verdict]:
         """Judge one program in the background."""

@@ -9,155 +9,25 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import select
 import signal
-import socket
-import subprocess
-import sys
-import sysconfig
-import tempfile
 import time
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from .engine import Isolation, Role, SandboxUnavailable, Server, ServerLost
 from .outcome import Limits, Outcome, Verdict
 from .problem import Problem, helpers_of
 
-Isolation = Literal["namespaces", "process"]
-START_SECONDS = 30.0
-_REAPING_SECONDS = 7.0  # for a killed program to be gone
+_REAPING_SECONDS = 30.0  # for a killed program to be gone, on a machine that is busy
 _MAX_VERDICT = 16_384
-_BOOTSTRAP = (
-    "import sys; sys.path.insert(0, {folder!r}); from inside import server; "
-    "del sys.path[0]; server.main()"
-)
-_CURE = (
-    "Unprivileged namespaces are needed: on Ubuntu 24.04 or later `sysctl -w "
-    "kernel.apparmor_restrict_unprivileged_userns=0`, on older Debian `sysctl -w "
-    "kernel.unprivileged_userns_clone=1`, in Docker `--security-opt seccomp=unconfined --security-opt "
-    "apparmor=unconfined --security-opt systempaths=unconfined`; or, for programs that you trust, say "
-    "isolation: process."
-)
-
-
-class SandboxUnavailable(RuntimeError):
-    """Programs cannot be shut in here; the message says what to do."""
-
-
-class ServerLost(RuntimeError):
-    """A fork server is gone or does not answer: no fault of the program's."""
-
-
-def library_paths() -> list[str]:
-    """Folders that an interpreter needs after it has started: its library, and shared objects."""
-    paths = [sysconfig.get_path("stdlib"), "/lib", "/lib64", "/usr/lib", "/usr/lib64"]
-    paths.append(os.path.join(sys.base_prefix, "lib"))
-    real: list[str] = []
-    for path in paths:
-        if os.path.isdir(path) and not any(
-            path == kept or path.startswith(f"{kept}/") for kept in real
-        ):
-            real.append(path)
-    return real
-
-
-class Server:
-    """One fork server.
-
-    Args:
-        isolation: see ``Slot``.
-
-    Raises:
-        SandboxUnavailable: it cannot shut itself in.
-    """
-
-    def __init__(self, isolation: Isolation) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.control = ours
-        self._folder = (
-            tempfile.TemporaryDirectory(prefix="judge-") if isolation == "process" else None
-        )
-        config = {
-            "socket": theirs.fileno(),
-            "parent": os.getpid(),
-            "isolation": isolation,
-            "binds": library_paths(),
-            "uids": 1_000_000_000 + 65_536 * random.SystemRandom().randrange(15_000),
-            "folder": self._folder.name if self._folder else "",
-        }
-        command = [
-            sys.executable,
-            "-I",
-            "-S",
-            "-B",
-            "-c",
-            _BOOTSTRAP.format(folder=str(Path(__file__).parent)),
-        ]
-        with theirs:
-            self.process = subprocess.Popen(
-                [*command, json.dumps(config)],
-                env={},
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-                close_fds=True,
-            )
-        try:
-            state = self.receive(START_SECONDS)
-        except ServerLost:
-            state = {"refused": "the server does not start"}
-        if "ready" not in state:
-            self.close()
-            raise SandboxUnavailable(
-                f"Programs cannot be shut in here ({state.get('refused')}). {_CURE}"
-            )
-
-    def send(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
-        """Ask for something.
-
-        Raises:
-            ServerLost: nobody is there.
-        """
-        try:
-            socket.send_fds(self.control, [json.dumps(message).encode()], list(descriptors))
-        except OSError as error:
-            raise ServerLost(str(error)) from None
-
-    def receive(self, seconds: float) -> dict[str, Any]:
-        """The next message.
-
-        Raises:
-            ServerLost: none in that time.
-        """
-        self.control.settimeout(max(0.001, seconds))
-        try:
-            data = self.control.recv(65_536)
-        except OSError as error:
-            raise ServerLost(str(error) or type(error).__name__) from None
-        if not data:
-            raise ServerLost("it has ended")
-        message: dict[str, Any] = json.loads(data)
-        return message
-
-    def close(self) -> None:
-        """End it and all that it started."""
-        self.control.close()
-        with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
-        self.process.wait()
-        if self._folder is not None:
-            self._folder.cleanup()
+_ROLES: tuple[Role, ...] = ("candidate", "tests")
 
 
 class Slot:
     """Judges one program at a time.
 
     Args:
-        isolation: ``namespaces``, or ``process``: limits and a process group only.
+        isolation: see ``Judge``.
         limits: of each program.
 
     Raises:
@@ -166,13 +36,13 @@ class Slot:
 
     def __init__(self, isolation: Isolation, limits: Limits) -> None:
         self.limits, self.isolation = limits, isolation
-        self._servers: dict[str, Server] = {}
-        for role in ("candidate", "tests"):
+        self._servers: dict[Role, Server] = {}
+        for role in _ROLES:
             self._server(role)
 
-    def _server(self, role: str) -> Server:
+    def _server(self, role: Role) -> Server:
         if role not in self._servers:
-            self._servers[role] = Server(self.isolation)
+            self._servers[role] = Server(self.isolation, role, self.limits)
         return self._servers[role]
 
     def close(self) -> None:
@@ -192,7 +62,6 @@ class Slot:
 
     def _call(self, program: str, problem: Problem) -> Verdict:
         candidate, tests = self._server("candidate"), self._server("tests")
-        limits = vars(self.limits)
         material = {
             "helpers": helpers_of(problem),
             "tests": problem.tests,
@@ -202,23 +71,26 @@ class Slot:
             held = _Held(stack)
             calls, answers, verdicts = held.pipe(), held.pipe(), held.pipe()
             text = held.file(program.encode("utf-8", "surrogateescape"))
-            candidate.send({"role": "call", "limits": limits}, [text, calls[0], answers[1]])
+            candidate.start("call", [text, calls[0], answers[1]])
             text = held.file(json.dumps(material).encode())
-            tests.send(
-                {"role": "check", "limits": limits}, [text, calls[1], answers[0], verdicts[1]]
-            )
+            tests.start("check", [text, calls[1], answers[0], verdicts[1]])
             for descriptor in (*calls, *answers, verdicts[1]):
                 held.close(descriptor)
             deadline = time.monotonic() + self.limits.wall
             verdict = _read_until(verdicts[0], deadline, _MAX_VERDICT)
             is_late = time.monotonic() >= deadline
-            ends = [self._end(server) for server in (candidate, tests)]
+            for server in (candidate, tests):
+                server.kill()
+            ends = [self._end_of(role) for role in _ROLES]
         seconds = sum(end["cpu"] for end in ends)
         return _verdict_of(verdict, is_late, ends[0], ends[1], self.limits, seconds)
 
-    def _end(self, server: Server) -> dict[str, Any]:
-        server.send({"kill": True})
-        return server.receive(_REAPING_SECONDS)
+    def _end_of(self, role: Role, seconds: float = _REAPING_SECONDS) -> dict[str, Any]:
+        """How a process ended; a server that cannot be cleaned of its program is ended as well."""
+        end = self._servers[role].receive(seconds)
+        if end["spent"]:
+            self._servers.pop(role).close()
+        return end
 
     def _run(self, program: str, problem: Problem) -> Verdict:
         seconds = 0.0
@@ -239,16 +111,17 @@ class Slot:
             text = held.file(program.encode("utf-8", "surrogateescape"))
             stdin = held.file(given.encode("utf-8", "surrogateescape"))
             printed = held.pipe()
-            server.send({"role": "run", "limits": vars(self.limits)}, [text, stdin, printed[1]])
+            server.start("run", [text, stdin, printed[1]])
             held.close(printed[1])
             output = _read_until(printed[0], deadline, self.limits.output)
             is_late = time.monotonic() >= deadline
             if output is not None and not is_late:  # it has closed its output: let it end by itself
                 with contextlib.suppress(ServerLost):
-                    end = server.receive(max(0.001, deadline - time.monotonic()))
+                    end = self._end_of("candidate", deadline - time.monotonic())
                     return _case_verdict(output, wanted, end, self.limits), end["cpu"]
                 is_late = True
-            end = self._end(server)
+            server.kill()
+            end = self._end_of("candidate")
         if is_late:
             return Verdict(Outcome.TIMEOUT, detail="the time for all of it is over"), end["cpu"]
         detail = f"more than {self.limits.output} bytes of output"
@@ -335,9 +208,11 @@ def _ended(
     seconds: float = 0.0,
 ) -> Verdict:
     """Of a process that ended when it should not have."""
-    if end["cpu"] >= limits.cpu - 0.1:
-        return Verdict(Outcome.TIMEOUT, test, f"{who}: more than {limits.cpu} s of CPU", seconds)
     status = end["status"]
+    is_killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    # The kernel counts the limit in ticks, a little differently from what it reports.
+    if end["cpu"] >= limits.cpu - 0.1 or (is_killed and end["cpu"] >= 0.8 * limits.cpu):
+        return Verdict(Outcome.TIMEOUT, test, f"{who}: more than {limits.cpu} s of CPU", seconds)
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         how = f"{who} ended by {signal.Signals(number).name if number in set(signal.Signals) else number}"

@@ -86,6 +86,15 @@ CHECKS: dict[str, list[str]] = {
     "sft: truncation on toy problems, five paired seeds (about 2 hours)": [
         sys.executable, "tests/acceptance/sft_truncation.py",
     ],
+    "judge: attacks, refusals, an ordinary user": [
+        *PYTEST, "-rs", "tests/unit/sandbox", "tests/system/test_sandbox.py",
+        "tests/system/test_sandbox_denied.py", "tests/system/test_sandbox_user.py",
+        "-m", "not acceptance",
+    ],
+    "judge: ten thousand programs leave nothing": [
+        sys.executable, "tests/acceptance/judge_many.py",
+    ],
+    "benchmark: judge": [sys.executable, "benchmarks/judge.py"],
     "benchmark: preprocessing": [sys.executable, "benchmarks/preprocess.py"],
     "benchmark: a blend's index": [sys.executable, "benchmarks/blend_index.py"],
     "benchmark: loader": [sys.executable, "benchmarks/loader.py"],

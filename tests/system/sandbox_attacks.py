@@ -177,7 +177,7 @@ def f(x):
     "reads the host": """
 import os
 def f(x):
-    for p in ('/etc', '/proc', '/sys', '/run', '/boot', '/usr/bin', '/bin', '/sbin', '/var/log', '/dev/kmsg'):
+    for p in ('/etc', '/proc', '/sys', '/run', '/boot', '/usr/bin/env', '/bin', '/sbin', '/var', '/dev/kmsg'):
         if os.path.exists(p): return x + 1
 """,
     "network": """
@@ -260,6 +260,38 @@ def f(x):
             resource.setrlimit(name, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             return x + 1
         except (OSError, ValueError): pass
+""",
+    "changes the limits and the turns of others": """
+import os, resource
+def f(x):
+    for pid in range(1, 50):
+        if pid == os.getpid(): continue
+        for change in (
+            lambda: resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, 3)),
+            lambda: os.sched_setaffinity(pid, {0}),
+            lambda: os.setpriority(os.PRIO_PROCESS, pid, 19),
+        ):
+            try:
+                change()
+                return x + 1
+            except OSError: pass
+""",
+    "memory that outlives it": """
+import ctypes
+libc = ctypes.CDLL(None)
+def f(x):
+    if libc.shmget(7, 4096, 0o1666) >= 0 or libc.msgget(7, 0o1666) >= 0 or libc.semget(7, 1, 0o1666) >= 0:
+        return x + 1
+""",
+    "namespaces by clone": """
+import ctypes, os
+libc = ctypes.CDLL(None)
+def f(x):
+    number = 56 if os.uname().machine == 'x86_64' else 220
+    for flags in (0x10000000, 0x10020000, 0x20000000, 0x40000000):
+        child = libc.syscall(number, flags | 17, 0, 0, 0, 0)
+        if child == 0: os._exit(0)
+        if child > 0: return x + 1
 """,
     "keeps the servers from their parent's death": """
 import ctypes

@@ -14,10 +14,28 @@ import os
 import sys
 from typing import Any
 
-from .frames import Closed, read_frame, write_frame
-from .values import CannotCross, Reader, Writer
+from .frames import Closed, Incoming, write_frame
+from .values import CannotCross, Reader, Writer, compact
 
 _SAID = 500  # characters of an exception's text
+
+
+def perform(task: str, text: bytes, descriptors: list[int]) -> int:
+    """Do a task of the supervisor's; the exit code.
+
+    Args:
+        task: ``call``: serve calls of the program's functions; ``run``: run it as a script.
+        text: of the program.
+        descriptors: those of calls and answers, or standard input and output.
+    """
+    program = text.decode("utf-8", "surrogateescape")
+    if task == "call":
+        answer_calls(program, *descriptors)
+        return 0
+    for number, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    return run_script(program)
 
 
 def answer_calls(program: str, calls: int, answers: int) -> None:
@@ -36,22 +54,23 @@ def answer_calls(program: str, calls: int, answers: int) -> None:
         write_frame(answers, json.dumps({"not loaded": _told(error)}).encode())
         return
     with contextlib.suppress(Closed):
+        incoming = Incoming(calls)
         while True:
-            write_frame(answers, _answer(namespace, json.loads(read_frame(calls))))
+            write_frame(answers, _answer(namespace, json.loads(incoming.read())))
 
 
 def _answer(namespace: dict[str, Any], call: dict[str, Any]) -> bytes:
     reader = Reader()
     positional = [reader.of(tree) for tree in call["args"]]
     named = {name: reader.of(tree) for name, tree in call["named"]}
-    before = _contents(Writer(reader.objects))
+    before = _contents(Writer(reader.objects)) if reader.objects else []
     answer: dict[str, Any] = {}
     try:
         value = _function(namespace, call["function"])(*positional, **named)
         writer = Writer(reader.objects)
         answer["changed"] = _changes(before, writer)
         answer["value"] = writer.tree(value)
-        return json.dumps(answer, separators=(",", ":")).encode()
+        return compact(answer).encode()
     except CannotCross as error:
         return json.dumps({"changed": [], "no value": str(error)[:_SAID]}).encode()
     except RecursionError as error:

@@ -14,8 +14,8 @@ import traceback
 import types
 from typing import Any
 
-from .frames import Closed, read_frame, write_frame
-from .values import CannotCross, Reader, Writer
+from .frames import Closed, Incoming, write_frame
+from .values import CannotCross, Reader, Writer, compact
 
 _SAID = 500
 TESTS = "<tests>"
@@ -33,7 +33,7 @@ class Link:
     """The candidate's process."""
 
     def __init__(self, calls: int, answers: int) -> None:
-        self._calls, self._answers = calls, answers
+        self._calls, self._answers = calls, Incoming(answers)
         self.problem: BaseException | None = None  # remembered, should a test swallow it
 
     def ask(self, message: dict[str, Any] | None) -> dict[str, Any]:
@@ -42,8 +42,8 @@ class Link:
             raise self.problem
         try:
             if message is not None:
-                write_frame(self._calls, json.dumps(message, separators=(",", ":")).encode())
-            answer = json.loads(read_frame(self._answers))
+                write_frame(self._calls, compact(message).encode())
+            answer = json.loads(self._answers.read())
             if isinstance(answer, dict):
                 return answer
         except (Closed, ValueError, RecursionError):
@@ -126,6 +126,19 @@ def _instance(kind: type[Exception], values: list[Any]) -> Exception:
         error = kind.__new__(kind)
         error.args = tuple(values)
         return error
+
+
+def perform(task: str, text: bytes, descriptors: list[int]) -> int:
+    """Do a task of the supervisor's; the exit code.
+
+    Args:
+        task: there is one.
+        text: see ``check``, as JSON.
+        descriptors: of calls, answers, and the verdict.
+    """
+    calls, answers, verdicts = descriptors
+    write_frame(verdicts, json.dumps(check(json.loads(text), calls, answers)).encode())
+    return 0
 
 
 def check(tests: dict[str, Any], calls: int, answers: int) -> dict[str, str]:

@@ -2,38 +2,44 @@
 
 Started with a configuration (JSON) and a socket on which requests come with file descriptors. It never reads
 what it is handed on: a program's text lies in a file that only the forked process opens, so that no later
-program finds an earlier one, or tests, in its memory.
+program finds an earlier one, or tests, in its memory. The next process is forked and shut in while the
+present one runs.
 
 With isolation ``namespaces`` the server is the first process of its own user (if it is not root), PID, mount,
 network, IPC and host name namespaces, over a file system of an interpreter's library and nothing else; each
 program is the first process of a PID and a mount namespace of its own, so that its end is the end of all
-it started. With ``process`` there are only limits and a process group.
+it started. With ``bubblewrap`` the server is begun as the first process in there, and kills all others after
+each program; with ``process`` there are only limits and a process group.
 """
 
 from __future__ import annotations
 
-import array
 import contextlib
+import gc
 import json
 import os
-import random
-import resource
 import select
 import signal
 import socket
 import sys
-import tempfile
+from types import ModuleType
 from typing import Any
 
-from . import candidate, checker, frames, kernel
+from . import child, filters, kernel, rehearsal
 
-WARM = (
-    "abc array ast base64 bisect calendar cmath collections collections.abc contextlib copy csv dataclasses "
-    "datetime decimal enum fractions functools hashlib heapq inspect io itertools json math numbers operator "
-    "queue random re statistics string struct textwrap threading time traceback types typing unittest "
-    "uuid zlib"
-).split()
+# What programs import most; the rest they find in the library. Each costs every fork a little.
+WARM = {
+    "candidate": (
+        "array bisect cmath collections.abc copy datetime decimal fractions functools heapq itertools json "
+        "math operator queue random re statistics string struct textwrap threading time typing"
+    ).split(),
+    "tests": (
+        "collections.abc copy datetime decimal fractions functools itertools json math random re string "
+        "traceback typing unittest"
+    ).split(),
+}
 _DEVICES = ("null", "zero", "random", "urandom")
+_KILL = b"kill"
 
 
 def main() -> None:
@@ -43,20 +49,21 @@ def main() -> None:
     kernel.die_with_parent()
     if os.getppid() == 1 and config["parent"] != 1:
         return  # it died before that
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     is_root = os.geteuid() == 0
-    if config["isolation"] == "namespaces":
-        try:
+    role = child.module_of(config["role"])  # before its file is out of reach
+    try:
+        if config["isolation"] == "namespaces":
             _shut_in(config["binds"])
-        except OSError as error:
-            control.send(json.dumps({"refused": str(error)}).encode())
-            return
-    for name in WARM:
-        with contextlib.suppress(ImportError):
-            __import__(name)
+        if config["isolation"] != "process":
+            _take_null()
+        server = Server(control, config, role, is_root)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        control.send(json.dumps({"refused": f"{where}{error.strerror}"}).encode())
+        return
     control.send(json.dumps({"ready": True}).encode())
-    _serve(control, config, is_root)
+    server.serve()
 
 
 def _shut_in(binds: list[str]) -> None:
@@ -95,144 +102,129 @@ def _shut_in(binds: list[str]) -> None:
     )
 
 
-def _serve(control: socket.socket, config: dict[str, Any], is_root: bool) -> None:
-    """One program at a time: fork it, tell of its end; kill it when told to."""
-    count = 0
-    while True:
-        message, descriptors = _receive(control)
-        if not message:
-            return
-        request = json.loads(message)
-        if "kill" in request:
-            continue  # it has ended already
-        count += 1
-        uid = config["uids"] + count % 65_536 if is_root else None
-        child = _fork(config, request, descriptors, uid)
-        for descriptor in descriptors:
-            os.close(descriptor)
-        if not _wait(control, child, config["isolation"]):
-            return
-
-
-def _receive(control: socket.socket) -> tuple[bytes, list[int]]:
-    room = socket.CMSG_SPACE(8 * 4)
-    message, extras, _, _ = control.recvmsg(65_536, room)
-    descriptors = array.array("i")
-    for level, kind, data in extras:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-    return message, list(descriptors)
-
-
-def _wait(control: socket.socket, child: int, isolation: str) -> bool:
-    """Until the program has ended, by itself or because it is told to; False where nobody asks any more."""
-    ending = os.pidfd_open(child)
-    poll = select.poll()
-    poll.register(ending, select.POLLIN)
-    poll.register(control, select.POLLIN)
-    goes_on = True
-    while True:
-        ready = [descriptor for descriptor, _ in poll.poll()]
-        if ending in ready:
-            break
-        message = control.recv(65_536)
-        goes_on = bool(message)
-        os.kill(child, signal.SIGKILL)
-        poll.unregister(control)
-    if isolation == "process":
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)
-    _, status, usage = os.wait4(child, 0)
-    os.close(ending)
-    while True:  # children of a child whose group is its own
-        try:
-            if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                break
-        except ChildProcessError:
-            break
-    report = {"status": status, "cpu": usage.ru_utime + usage.ru_stime}
-    with contextlib.suppress(OSError):
-        control.send(json.dumps(report).encode())
-    return goes_on
-
-
-def _fork(
-    config: dict[str, Any], request: dict[str, Any], descriptors: list[int], uid: int | None
-) -> int:
-    if config["isolation"] == "namespaces":
-        child = kernel.fork_into(kernel.CLONE_NEWPID | kernel.CLONE_NEWNS)
-    else:
-        child = os.fork()
-    if child:
-        return child
-    code = 97
-    try:
-        code = _be(config, request, descriptors, uid)
-    finally:
-        os._exit(code)
-
-
-def _be(
-    config: dict[str, Any], request: dict[str, Any], descriptors: list[int], uid: int | None
-) -> int:
-    """In the new process: close everything, lose everything, then do what is asked."""
-    limits = request["limits"]
-    os.setsid()
-    if config["isolation"] == "namespaces":
-        options = f"size={limits['disk']},nr_inodes=1024,mode=1777"
-        kernel.mount("tmpfs", "/tmp", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, options)
-        os.chdir("/tmp")
-    else:
-        os.chdir(tempfile.mkdtemp(dir=config["folder"]))
+def _take_null() -> None:
+    """Have this file system's /dev/null in place of the host's."""
     nothing = os.open("/dev/null", os.O_RDWR)
-    role = request["role"]
-    # Moved out of the way first, so that none is overwritten.
-    high = [_moved(descriptor, 64) for descriptor in descriptors]
-    streams = (high[1], high[2], nothing) if role == "run" else (nothing,) * 3
-    for number, descriptor in enumerate(streams):
-        os.dup2(descriptor, number)
-    kept = [3 + n for n in range(len(high))]
-    for number, descriptor in zip(kept, high, strict=True):
-        os.dup2(descriptor, number, inheritable=False)
-    os.closerange(3 + len(kept), 1 << 16)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_DFL)
-    for name, value in (
-        ("CPU", limits["cpu"]),
-        ("AS", limits["memory"]),
-        ("NPROC", limits["processes"]),
-        ("FSIZE", limits["disk"]),
-        ("NOFILE", 64),
-        ("CORE", 0),
-        ("MEMLOCK", 0),
-        ("MSGQUEUE", 0),
-    ):
-        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
-    if config["isolation"] == "namespaces":
-        kernel.drop_privileges(uid)
-        kernel.filter_calls()
-    else:
-        kernel.die_with_parent()
-    random.seed()
-    text = frames.read_all(kept[0])
-    os.close(kept[0])
-    sys.argv = ["program"]
-    if role == "run":
-        for number in kept[1:]:
-            os.close(number)
-        return candidate.run_script(text.decode("utf-8", "surrogateescape"))
-    if role == "call":
-        candidate.answer_calls(text.decode("utf-8", "surrogateescape"), kept[1], kept[2])
-        return 0
-    verdict = checker.check(json.loads(text), kept[1], kept[2])
-    frames.write_frame(kept[3], json.dumps(verdict).encode())
-    return 0
+    for number in range(3):
+        os.dup2(nothing, number)
+    os.close(nothing)
 
 
-def _moved(descriptor: int, lowest: int) -> int:
-    import fcntl
+class Server:
+    """One program at a time: hand it to a process, tell of its end; kill it when told to.
 
-    return fcntl.fcntl(descriptor, fcntl.F_DUPFD, lowest)
+    Args:
+        control: where requests come from and ends are told.
+        config: see ``slot.Server``.
+        role: what its processes do.
+        is_root: each program gets a user id of its own.
+
+    Raises:
+        OSError: the kernel refuses what is needed to shut programs in.
+    """
+
+    def __init__(
+        self, control: socket.socket, config: dict[str, Any], role: ModuleType, is_root: bool
+    ) -> None:
+        self._control, self._config, self._is_root = control, config, is_root
+        self._isolation = config["isolation"]
+        self._count = 0
+        self._role = role
+        for name in WARM[config["role"]]:
+            __import__(name)
+        rehearsal.REHEARSALS[config["role"]]()
+        refusals = None
+        if self._isolation != "process":
+            kernel.give_up_gaining()
+            filters.for_servers().install()
+            refusals = filters.for_programs()
+        self._confinement = child.Confinement(
+            self._isolation, config["limits"], config["folder"], refusals
+        )
+        self._confinement.limit_server()
+        gc.collect()
+        gc.freeze()  # no page is copied because garbage is collected
+
+    def serve(self) -> None:
+        """Until nobody asks any more."""
+        is_ahead = (
+            self._isolation != "bubblewrap"
+        )  # there, all other processes are killed after each
+        ready = self._fork() if is_ahead else None
+        while True:
+            message, descriptors = child.receive(self._control)
+            if not message:
+                return
+            if message == _KILL:
+                continue  # it has ended already
+            running, channel = ready or self._fork()
+            with channel:
+                socket.send_fds(channel, [message], descriptors)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            ready = self._fork() if is_ahead else None
+            if not self._wait(running):
+                return
+
+    def _fork(self) -> tuple[int, socket.socket]:
+        """A process that is shut in and waits, and where to hand it its task."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._count += 1
+        if self._isolation == "namespaces":
+            process = kernel.fork_into(kernel.CLONE_NEWPID | kernel.CLONE_NEWNS)
+        else:
+            process = os.fork()
+        if process:
+            theirs.close()
+            return process, ours
+        code = 97
+        try:
+            os.dup2(theirs.fileno(), child.CHANNEL)
+            os.closerange(child.CHANNEL + 1, 1 << 16)
+            uid = self._config["uids"] + self._count % 65_536 if self._is_root else None
+            self._confinement.enter(self._count, uid)
+            code = child.run(socket.socket(fileno=child.CHANNEL), self._role)
+        finally:
+            os._exit(code)
+
+    def _wait(self, process: int) -> bool:
+        """Until the program has ended, by itself or when told to; False where nobody asks any more."""
+        ending = os.pidfd_open(process)
+        poll = select.poll()
+        poll.register(ending, select.POLLIN)
+        poll.register(self._control, select.POLLIN)
+        goes_on = True
+        while True:
+            ready = [descriptor for descriptor, _ in poll.poll()]
+            if ending in ready:
+                break
+            goes_on = bool(self._control.recv(4096))
+            os.kill(process, signal.SIGKILL)
+            poll.unregister(self._control)
+        os.close(ending)
+        if self._isolation == "process":
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process, signal.SIGKILL)
+        _, status, usage = os.wait4(process, 0)
+        report = {"status": status, "cpu": usage.ru_utime + usage.ru_stime, "spent": False}
+        if self._isolation == "bubblewrap":
+            _end_all_others()
+            with os.scandir("/tmp") as left:
+                report["spent"] = next(left, None) is not None
+        with contextlib.suppress(OSError):
+            self._control.send(json.dumps(report).encode())
+        return goes_on
+
+
+def _end_all_others() -> None:
+    """As the first process of a PID namespace: end every other one in it."""
+    while True:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(-1, signal.SIGKILL)
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from typing import Any
 
 MAX_ITEMS = 1_000_000  # of an iterator
 _SMALL = 1 << 53  # larger integers cross in hexadecimal, which takes linear time
+compact = json.JSONEncoder(separators=(",", ":")).encode
 _FACTORIES: dict[str, Callable[[], Any]] = {
     kind.__name__: kind for kind in (int, float, str, bool, list, dict, set, tuple)
 }
@@ -51,7 +52,7 @@ class Writer:
             CannotCross: it holds something that is not plain, or is nested too deeply.
         """
         try:
-            return json.dumps(self.tree(value), separators=(",", ":"))
+            return compact(self.tree(value))
         except RecursionError:
             raise CannotCross("the value is nested too deeply") from None
 
