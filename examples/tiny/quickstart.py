@@ -1,10 +1,11 @@
 """The whole line once, on two CPU cores: from text to a page of samples.
 
 Text, tokens, autoregressive model, diffusion model adapted from it, export, samples, page; then the
-model that answers (sft) and the one that infills without knowing a length, each with a page of its own.
+model that answers (sft) and the one that infills without knowing a length, each with a page of its own; last
+a small model that unit tests teach what its demonstrations do not show (a short form of `make rl-demo`).
 
 Every command is printed as one can type it from the project's root. A finished stage leaves a stamp
-in work/quickstart/stamps; a second call goes on after the last finished one. Not in here: RL, caches.
+in work/quickstart/stamps; a second call goes on after the last finished one. Not in here: caches.
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ def stages(rehearse: bool) -> list[Stage]:
         ),
         *_sft_stages("answers", "sft", few),
         *_sft_stages("infilling", "infill", few),
+        *_rl_stages(rehearse),
     ]  # fmt: skip
 
 
@@ -128,6 +130,73 @@ def _sft_stages(name: str, recipe: str, few: list[str]) -> list[Stage]:
         ),
         Stage(f"page of {name}", [[*DREAM, *page, *files]]),
     ]
+
+
+def _rl_stages(rehearse: bool) -> list[Stage]:
+    """Problems, a start that learns their demonstrations, GRPO; nothing where programs cannot be shut in."""
+    if refusal := _sandbox_refusal():
+        return [Stage("RL is left out", function=lambda: print(f"  {refusal}"))]
+    folder, count = WORK / "rl", "4" if rehearse else "100"
+    tokenizer = ["--tokenizer.path", f"{folder}/tokenizer.model"]
+    part = ["--heldout", "31", "--per-template", "5"] if rehearse else []
+    start = ["--training.micro_batch_size", "32", "--training.eval_interval", "0"]
+    steps = ["--training.train_steps", "25", "--training.eval_interval", "0"]
+    if rehearse:
+        start += ["--training.train_steps", "2"]
+        steps[1] = "2"
+        steps += ["--rl.prompts_per_step", "4", "--training.micro_batch_size", "8"]
+
+    def measured(run: str) -> list[str]:
+        return ["python", "examples/tiny/rl_measure.py", f"{folder}/{run}", "--problems",
+                f"{folder}/heldout.jsonl", "--count", count, "--output", f"{folder}/{run}.json",
+                "--brief"]  # fmt: skip
+
+    return [
+        Stage(
+            "problems of RL",
+            [
+                ["python", "examples/tiny/rl_problems.py", "--output", str(folder), *part],
+                [*DREAM, "tokenizer", "train", "--input", f"{folder}/text.jsonl", "--vocab-size",
+                 "500", "--output", f"{folder}/tokenizer.model"],
+                [*DREAM, "prepare-sft", "--input", f"{folder}/demonstrations.jsonl",
+                 "--output-prefix", f"{folder}/demonstrations", "--tokenizer",
+                 f"{folder}/tokenizer.model", "--template", "none", "--skip-rule",
+                 "exact_duplicate", "--overwrite"],
+            ],
+        ),
+        Stage(
+            "fine-tuned on demonstrations with bugs",
+            [
+                [*TWO, "sft", "--config", "examples/tiny/rl_start.yaml", *tokenizer, "--data.train",
+                 f"[{{prefix: {folder}/demonstrations}}]", "--data.valid", "[]", *start,
+                 "--checkpoint.run_folder", f"{folder}/start"],
+                measured("start"),
+            ],
+            threads=1,
+        ),
+        Stage(
+            "reinforced by unit tests",
+            [
+                [*TWO, "rl", "--config", "examples/tiny/rl.yaml", *tokenizer, "--rl.problems",
+                 f"[{folder}/train.jsonl]", "--rl.valid", "[]", *steps,
+                 "--checkpoint.init_from", f"{folder}/start",
+                 "--checkpoint.run_folder", f"{folder}/grpo"],
+                measured("grpo"),
+            ],
+            threads=1,
+        ),
+    ]  # fmt: skip
+
+
+def _sandbox_refusal() -> str | None:
+    """Why programs cannot be judged here; None where they can."""
+    from megatron_dream.sandbox import Judge, SandboxUnavailable
+
+    try:
+        Judge(1).close()
+    except SandboxUnavailable as error:
+        return str(error)
+    return None
 
 
 def _export_stages(run: str, page: str, rehearse: bool) -> list[Stage]:
@@ -225,6 +294,16 @@ def run_compute(run: str, config_name: str) -> float:
     return rows * length * flops_per_token(config.model, config.diffusion, length)
 
 
+def _solved() -> dict[str, float]:
+    """Share of held-out problems that are solved before and after RL; empty where that was left out."""
+    found = {}
+    for name in ("start", "grpo"):
+        path = WORK / "rl" / f"{name}.json"
+        if path.is_file():
+            found[name] = json.loads(path.read_text())["groups"]["all"]["sampled"]
+    return found
+
+
 def closing_table(seconds: dict[str, float]) -> None:
     """What was measured and where the files are."""
     from rich.console import Console
@@ -263,6 +342,12 @@ def closing_table(seconds: dict[str, float]) -> None:
         f"than the one from random weights, for {total['adapted'] / total['scratch']:.2f} times its "
         f"total compute (the autoregressive training included)."
     )
+    rewarded = _solved()
+    if rewarded:
+        print(
+            f"Held-out problems of the RL demonstration solved, sampled: {rewarded['start']:.0%} after "
+            f"demonstrations with bugs, {rewarded['grpo']:.0%} after 25 steps with unit tests."
+        )
     for name, spent in seconds.items():
         print(f"  {spent:7.1f} s  {name}")
     print(f"  {sum(seconds.values()):7.1f} s  in all stages")
@@ -274,7 +359,12 @@ def closing_table(seconds: dict[str, float]) -> None:
         ("runs", "runs"),
     ):
         print(f"{label:16} {(WORK / path).resolve()}")
-    summary = {"validation": values, "flops": {"ar": ar, **own}, "seconds": seconds}
+    summary = {
+        "validation": values,
+        "flops": {"ar": ar, **own},
+        "rl": rewarded,
+        "seconds": seconds,
+    }
     write_json(WORK / "summary.json", summary)
 
 

@@ -217,6 +217,9 @@ def main() -> int:
     parser.add_argument("--canvas", type=int, default=CANVAS)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--brief", action="store_true", help="print the first line of the table only"
+    )
     options = parser.parse_args()
     try:
         problems = [fields for _, fields in read_lines(options.problems)][: options.count]
@@ -237,7 +240,7 @@ def main() -> int:
     except (UserError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(table(figures))
+    print("\n".join(table(figures).splitlines()[: 2 if options.brief else None]))
     if options.output is not None:
         write_json(options.output, figures)
     if options.answers is not None:

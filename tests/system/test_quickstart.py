@@ -95,6 +95,7 @@ def check_results(project: Path, text: str) -> None:
         lines = (folder / f"{name}-samples.jsonl").read_text(encoding="utf-8").splitlines()
         assert len(lines) == 2 and all(json.loads(line)["num_forward"] > 0 for line in lines)
     assert (project / "work/quickstart/export-longer/modeling_dream.py").is_file()
+    assert "RL is left out" in text or "of the RL demonstration solved" in text
 
 
 def check_commands(text: str) -> None:
