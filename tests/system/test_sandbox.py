@@ -60,7 +60,7 @@ ENGINES = [
 
 @pytest.fixture(scope="module", params=ENGINES)
 def slot(request: pytest.FixtureRequest) -> Iterator[Slot]:
-    made = Slot(request.param, Limits(cpu=1, wall=4.0))
+    made = Slot(request.param, Limits(cpu=1, wall=8.0))
     yield made
     made.close()
 
