@@ -27,8 +27,14 @@ class Grader:
             wall=rl.judge_wall_seconds,
             memory=rl.judge_memory_mb << 20,
         )
-        self._judge = Judge(rl.judge_workers or None, limits, rl.isolation)
+        isolation = None if rl.isolation == "auto" else rl.isolation
+        self._judge = Judge(rl.judge_workers or None, limits, isolation)
         self._known: dict[tuple[str, str], Future[Verdict]] = {}
+
+    @property
+    def notice(self) -> str:
+        """What a person should know of how programs are shut in; empty where it is as it should be."""
+        return self._judge.notice
 
     def begin(self) -> None:
         """Forget the programs of the step before: equal ones are judged once a step."""

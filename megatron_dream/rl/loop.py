@@ -89,6 +89,8 @@ class RlLoop(Loop):
         # One rank of each data-parallel replica judges what the replica has written.
         judges = ranks.tp_rank == 0 and ranks.pp_rank == 0
         self.grader = Grader(self.rl) if judges else None
+        if self.grader is not None and self.grader.notice:
+            self.log.say(self.grader.notice)
 
     def close(self) -> None:
         """End the judge and close the log's sinks."""
