@@ -174,7 +174,8 @@ class Demo:
             "sft", "--config", "examples/tiny/rl_start.yaml",
             "--tokenizer.path", f"{self.work}/tokenizer.model",
             "--data.train", f"[{{prefix: {self.work}/{data}}}]",
-            "--checkpoint.run_folder", str(self.folder_of(name)), *options,
+            "--training.micro_batch_size", "32",
+            "--checkpoint.run_folder", str(self.folder_of(name)), *options, launcher=TWO,
         )  # fmt: skip
 
     def measure(self, name: str) -> None:
@@ -253,16 +254,16 @@ class Demo:
 
     def steps_of(self, name: str) -> int:
         """Steps of a finished run."""
-        return len([e for e in read_log(self.folder_of(name)) if e["event"] == "step"])
+        return len(rl_report.steps_in(read_log(self.folder_of(name))))
 
     def seconds_of(self, name: str) -> float:
         """Seconds that a run's steps took."""
-        log = read_log(self.folder_of(name))
-        return sum(event["seconds"] for event in log if event["event"] == "step")
+        steps = rl_report.steps_in(read_log(self.folder_of(name)))
+        return float(sum(event["seconds"] for event in steps))
 
     def facts(self) -> dict[str, Any]:
         """Figures of all runs that are done, for the report."""
-        found: dict[str, Any] = {"steps": self.steps, "runs": {}}
+        found: dict[str, Any] = {"steps": self.steps, "count": self.count, "runs": {}}
         for run in ALL:
             if self.figures_of(run.name).is_file():
                 found["runs"][run.name] = {

@@ -17,12 +17,18 @@ HEADER = "| run | seeds | steps | minutes | sampled | greedy | pass@8 | sampled,
 SMOOTH = 5  # steps that a curve's point is the mean of
 
 
-def curve_of(log: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+def steps_in(log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A run's steps in order; of one that was made again after an interruption the last."""
+    found = {event["step"]: event for event in log if event["event"] == "step"}
+    return [found[number] for number in sorted(found)]
+
+
+def curve_of(log: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What a run's log tells of every step; empty lists for runs without rewards."""
-    steps = [event for event in log if event["event"] == "step" and "solve_mean" in event]
+    steps = [event for event in steps_in(log) if "solve_mean" in event]
     valid = [event for event in log if event["event"] == "validation" and "solve_mean" in event]
     names = ("solve_mean", "informative_share", "distinct_programs", "response_length")
-    curve: dict[str, list[float]] = {name: [event[name] for event in steps] for name in names}
+    curve: dict[str, Any] = {name: [event[name] for event in steps] for name in names}
     curve["valid_step"] = [event["step"] for event in valid]
     curve["valid"] = [event["solve_mean"] for event in valid]
     phases: dict[str, float] = {}
@@ -30,7 +36,7 @@ def curve_of(log: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
         for name, seconds in event["seconds_by_phase"].items():
             phases[name] = phases.get(name, 0.0) + seconds
     total = sum(phases.values())
-    curve["phase_shares"] = [phases[name] / total for name in sorted(phases)]
+    curve["phases"] = {name: seconds / total for name, seconds in phases.items()}
     return curve
 
 
@@ -44,6 +50,8 @@ def groups_of(runs: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 def _line(name: str, runs: Sequence[dict[str, Any]]) -> str:
     def share(group: str, figure: str) -> str:
+        if any(group not in run["figures"]["groups"] for run in runs):
+            return "-"
         values = [run["figures"]["groups"][group][figure] for run in runs]
         spread = f" ({min(values):.1%} to {max(values):.1%})" if len(values) > 1 else ""
         return f"{statistics.fmean(values):.1%}{spread}"
@@ -105,12 +113,24 @@ def page_of(facts: dict[str, Any]) -> str:
     shown = facts["demonstrations"]["demonstrations_right"]
     return (
         "# The RL demonstration, measured\n\n"
-        "Written by `examples/tiny/rl_demo.py`; docs/rl_demo.md tells what is what. 500 held-out problems, 8 "
-        "answers each at temperature 1 in random order (sampled, pass@8), one greedy. Several seeds: mean "
-        f"(lowest to highest). The demonstrations pass {shown['all']:.1%} of their own tests (mixed "
+        "Written by `examples/tiny/rl_demo.py`; docs/rl_demo.md tells what is what. "
+        f"{facts['count']} held-out problems, 8 answers each at temperature 1 in random order (sampled, "
+        "pass@8), one greedy. Several seeds: mean (lowest to highest). "
+        f"The demonstrations pass {shown['all']:.1%} of their own tests (mixed "
         f"templates {shown['mixed']:.1%}, always wrong ones {shown['always']:.1%}).\n\n"
-        f"{table_of(facts)}\n\n![share that passes, by step](rl_demo.png)\n"
+        f"{table_of(facts)}\n\n{_phases(facts)}![share that passes, by step](rl_demo.png)\n"
     )
+
+
+def _phases(facts: dict[str, Any]) -> str:
+    """Where a step's time goes, one sentence; empty without such a run."""
+    for name, run in facts["runs"].items():
+        if phases := run["curve"].get("phases"):
+            shares = ", ".join(
+                f"{phase.replace('_', ' ')} {share:.0%}" for phase, share in phases.items()
+            )
+            return f"Where the time of a step goes ({name}): {shares}.\n\n"
+    return ""
 
 
 def write(facts: dict[str, Any], folder: Path) -> None:

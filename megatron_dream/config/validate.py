@@ -275,6 +275,10 @@ def _rl_faults(config: RunConfig) -> Iterator[str]:
             "leave it out"
         )
     yield from _rollout_faults(config)
+    if config.data.new_stream:
+        yield "data.new_stream has no meaning in rl, whose epochs have orders of their own; leave it out"
+    if config.model.attention_dropout or config.model.hidden_dropout:
+        yield "rl compares probabilities of two passes, which dropout makes differ; set both dropouts to 0"
     if parallel.overlap_param_gather:
         yield (
             "parallel.overlap_param_gather leaves weights to be gathered in the next training pass, and "
@@ -295,3 +299,9 @@ def _rollout_faults(config: RunConfig) -> Iterator[str]:
         yield "rl makes its rollouts with model.layer_spec local; set it to local"
     if rl.cache != "none" and parallel.pipeline_model_parallel_size > 1:
         yield "rl.cache is not served under pipeline parallelism; set it to none, or PP to 1"
+    blocks = -(-rl.response_length // (rl.block_length or rl.response_length))
+    if rl.steps and rl.steps < blocks:
+        yield (
+            f"rl.steps {rl.steps} is fewer than the {blocks} blocks of a response; give every block a step, "
+            "or make rl.block_length longer"
+        )

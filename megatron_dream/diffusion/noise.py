@@ -18,7 +18,7 @@ Layout (pinned by tests/unit/diffusion/golden_noise.json):
   whose stable argsort is perm_n; ``EPOCH_ORDER`` round keys for the order of rows in later epochs
   (data/order.py); ``CLOSING_UP`` one word for each position of an infilled middle; ``TRUNCATION`` one
   word of truncation group n, the sample that it is cut to; ``LENGTH_ORDER`` one word for each run of
-  samples of like length in window n.
+  samples of like length in window n. The rl stage has one of its own (rl/batch.py): steps of rollouts.
 * a word becomes a float64 in [0, 1) by ``(word >> 11) * 2**-53``.
 """
 

@@ -81,8 +81,6 @@ def dream_model_class() -> Any:
             )
             batch, length = labels_BS.shape
             rows_BS = (rows % batch) * length + rows // batch
-            if self.temperature != 1.0:
-                hidden_NH = hidden_NH / self.temperature
             loss_sum, cross_entropy, is_correct = masked_cross_entropy(
                 hidden_NH,
                 weight,
@@ -93,6 +91,7 @@ def dream_model_class() -> Any:
                 chunk_rows=min(self.head_chunk_rows, labels_SB.numel()),
                 group=tp_group if tp_group.size() > 1 else None,
                 has_other_use=self.share_embeddings_and_output_weights and self.pre_process,
+                temperature=self.temperature,
                 row_loss=None if self.row_loss_of is None else self.row_loss_of(rows_BS),
             )
             return HeadOutput(loss_sum, cross_entropy, is_correct, rows_BS)

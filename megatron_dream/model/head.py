@@ -89,9 +89,12 @@ class _MaskedCrossEntropy(torch.autograd.Function):
         group: dist.ProcessGroup | None,
         has_other_use: bool,
         row_loss: RowLoss | None,
+        temperature: float,
+        is_training: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         num_rows, weight_VH = hidden_NH.shape[0], table_VH[:num_columns]
-        needs_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        # Asked for outside: autograd does not tell in here whether it is on.
+        needs_gradient = is_training and any(ctx.needs_input_grad[:2])
         cross_entropy_N = hidden_NH.new_empty(num_rows, dtype=torch.float32)
         loss_sum = cross_entropy_N.new_zeros(())
         is_correct_N = torch.empty(num_rows, dtype=torch.bool, device=hidden_NH.device)
@@ -108,6 +111,8 @@ class _MaskedCrossEntropy(torch.autograd.Function):
             rows = slice(start, min(start + chunk_rows, num_rows))
             hidden_CH = hidden_NH[rows]
             logits_CV = linear(hidden_CH, weight_VH).float()
+            if temperature != 1.0:
+                logits_CV.div_(temperature)
             statistics = _softmax_statistics(logits_CV, local_labels_N[rows], group)
             cross_entropy_N[rows] = statistics.cross_entropy_C
             is_correct_N[rows] = statistics.is_correct_C
@@ -121,7 +126,7 @@ class _MaskedCrossEntropy(torch.autograd.Function):
             if grad_hidden_NH is None or grad_weight_VH is None:
                 del logits_CV
                 continue
-            scale_C1 = (slope_C / statistics.normalizer_C).unsqueeze(1)
+            scale_C1 = (slope_C / statistics.normalizer_C / temperature).unsqueeze(1)
             if hidden_CH.dtype == torch.float32:
                 grad_hidden_NH[rows] = scale_C1 * linear(logits_CV, weight_VH.t())
                 # Added in place, without a tensor of the table's size in between, which would cost more
@@ -156,7 +161,7 @@ class _MaskedCrossEntropy(torch.autograd.Function):
             grad_table = _give_table_gradient(
                 ctx.table, grad_weight_VH, upstream, ctx.has_other_use
             )
-        return grad_hidden, grad_table, *(None,) * 8
+        return grad_hidden, grad_table, *(None,) * 10
 
 
 def _give_table_gradient(
@@ -191,6 +196,7 @@ def masked_cross_entropy(
     group: dist.ProcessGroup | None = None,
     has_other_use: bool = False,
     row_loss: RowLoss | None = None,
+    temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Weighted sum of cross-entropies of N rows, without ever holding N x V logits.
 
@@ -206,6 +212,7 @@ def masked_cross_entropy(
         chunk_rows: rows of logits alive at once.
         group: tensor-parallel group, or None where the table is whole.
         has_other_use: the table is this stage's embedding too and gets a gradient from there.
+        temperature: that logits are divided by.
         row_loss: what is summed in place of the cross-entropies; None: they themselves.
 
     Returns:
@@ -223,4 +230,6 @@ def masked_cross_entropy(
         group,
         has_other_use,
         row_loss,
+        temperature,
+        torch.is_grad_enabled(),
     )

@@ -52,7 +52,10 @@ def value_of(text: str) -> Any | None:
         return None
     if isinstance(found, dict):
         found = next((found[name] for name in FIELDS if name in found), found)
-    return ("value", normalised(found))
+    try:
+        return ("value", normalised(found))
+    except RecursionError:  # nested deeper than any answer
+        return None
 
 
 def normalised(value: Any) -> Any:
@@ -67,18 +70,21 @@ def normalised(value: Any) -> Any:
         return text if isinstance(literal, str) or literal is _MISSING else normalised(literal)
     if value is None or isinstance(value, bool):
         return ("constant", value)
-    if isinstance(value, (int, float)):
-        if isinstance(value, float) and not math.isfinite(value):
-            return ("number", repr(value))
-        if isinstance(value, float) and not value.is_integer():
-            return ("number", f"{value:.12g}")
-        return ("number", int(value))
+    if isinstance(value, float) and not math.isfinite(value):
+        return ("number", repr(value))
+    if isinstance(value, float):
+        value = float(f"{value:.12g}")
+        return ("number", int(value) if value.is_integer() else value)
+    if isinstance(value, int):
+        return ("number", value)
     if isinstance(value, dict):
         pairs = [(normalised(key), normalised(item)) for key, item in value.items()]
         return ("object", sorted(pairs, key=repr))
     if isinstance(value, (set, frozenset)):
         return ("set", sorted((normalised(item) for item in value), key=repr))
-    return ("list", [normalised(item) for item in value])
+    if isinstance(value, (list, tuple)):
+        return ("list", [normalised(item) for item in value])
+    return ("other", repr(value))
 
 
 def _json(text: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import Future
 
 from ..config.schema import RlConfig
@@ -15,20 +16,22 @@ class Grader:
 
     Args:
         rl: limits, workers, isolation and format.
+        replicas_here: data-parallel replicas of this machine, each with a judge; they share its CPUs.
 
     Raises:
         SandboxUnavailable: programs cannot be shut in here.
     """
 
-    def __init__(self, rl: RlConfig) -> None:
+    def __init__(self, rl: RlConfig, replicas_here: int = 1) -> None:
         self._exactly_one = rl.exactly_one_block
         limits = Limits(
             cpu=rl.judge_cpu_seconds,
             wall=rl.judge_wall_seconds,
             memory=rl.judge_memory_mb << 20,
         )
+        workers = rl.judge_workers or max(1, len(os.sched_getaffinity(0)) // replicas_here)
         isolation = None if rl.isolation == "auto" else rl.isolation
-        self._judge = Judge(rl.judge_workers or None, limits, isolation)
+        self._judge = Judge(workers, limits, isolation)
         self._known: dict[tuple[str, str], Future[Verdict]] = {}
 
     @property
@@ -41,10 +44,20 @@ class Grader:
         self._known.clear()
 
     def submit(self, problem: RlProblem, text: str) -> tuple[str | None, Future[Verdict]]:
-        """What of a response is judged, if it has the format, and its verdict to come."""
+        """What of a response is judged, if it has the format, and its verdict to come.
+
+        Nothing that a response holds raises here: other ranks would wait for this one.
+        """
+        try:
+            return self._submit(problem, text)
+        except Exception as error:
+            detail = f"{type(error).__name__}: {error}"
+            return None, _known(Verdict(Outcome.INFRASTRUCTURE, detail=detail))
+
+    def _submit(self, problem: RlProblem, text: str) -> tuple[str | None, Future[Verdict]]:
         if problem.kind == "output":
             found = value_of(text)
-            return None if found is None else repr(found), _known(_compared(problem, found))
+            return None if found is None else text, _known(_compared(problem, found))
         program = program_of(text, exactly_one=self._exactly_one)
         if program is None:
             return None, _known(Verdict(Outcome.FORMAT, detail="no closed fenced block"))

@@ -9,50 +9,35 @@ goes on with them, if its weights are still those that they were made with.
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch.distributed as dist
 
 from .. import device, parallel
-from ..checkpoint.inference import CheckpointModel
-from ..checkpoint.state import unwrap
 from ..config.layout import Layout
 from ..config.schema import RunConfig
 from ..diffusion.noise import NoiseStream
 from ..errors import DataError
 from ..parallel import Ranks
-from ..sampling.text import cut_at_eos
-from ..sandbox import Verdict
 from ..tokenizer.base import Tokenizer
 from ..training.engine import Engine
 from ..training.loop import Loop
 from .advantage import advantages, substitutes
-from .batch import Group, build_update, micro_batches, valid_tokens
+from .asking import Asked, Asking
+from .batch import Group, MicroBatch, build_update, micro_batches, valid_tokens
+from .clock import Clock
 from .fingerprint import weights_fingerprint
-from .grading import Grader
 from .order import ProblemOrder
 from .policy import PolicyReport, PolicyRunner
-from .problems import RlProblem
-from .rollout import make_rollouts, rollout_config, step_seed
-from .samples import Sample, file_of, read_samples, reward_of, write_samples
+from .rollout import step_seed
+from .samples import Sample, file_of, read_samples, write_samples
 
 SAMPLES = "samples"  # folder of the run
 _VALIDATION = 1 << 62  # step whose seed validations draw from
-
-
-@dataclasses.dataclass(frozen=True)
-class Asked:
-    """A problem and its prompt's tokens."""
-
-    problem: RlProblem
-    prompt: tuple[int, ...]
 
 
 class RlLoop(Loop):
@@ -81,44 +66,47 @@ class RlLoop(Loop):
         super().__init__(config, layout, ranks, engine)
         self.rl, self.tokenizer = config.rl, tokenizer
         self.problems, self.valid = problems, valid
-        self.order = ProblemOrder(config.data.seed, len(problems), self.rl.prompts_per_step)
+        self.order = ProblemOrder(config.data.seed, len(problems))
         self.noise = NoiseStream(config.data.seed, "rl")
         self.runner = PolicyRunner(self.model, self.rl, ranks)
-        self.skipped = 0  # steps in which no group was informative
+        # steps in which no group was informative
+        self.skipped = int(self._metrics.get("training", {}).get("skipped_steps", 0))
         self.folder = None if self.writer is None else Path(config.checkpoint.run_folder) / SAMPLES
-        # One rank of each data-parallel replica judges what the replica has written.
-        judges = ranks.tp_rank == 0 and ranks.pp_rank == 0
-        self.grader = Grader(self.rl) if judges else None
-        if self.grader is not None and self.grader.notice:
-            self.log.say(self.grader.notice)
+        self.asking = Asking(self.model[0], self.metadata, self.rl, ranks, tokenizer)
+        for notice in self.asking.notices:
+            self.log.say(notice)
 
     def close(self) -> None:
         """End the judge and close the log's sinks."""
-        if self.grader is not None:
-            self.grader.close()
+        self.asking.close()
         super().close()
 
     def _one_step(self) -> None:
-        clock = _Clock()
+        clock = Clock()
+        # Before the updates: megatron-core's own order would spend the first one on a rate of 0.
+        self.scheduler.step(1)
         samples = self._samples(clock)
-        self._check_infrastructure(samples)
         groups, facts = self._groups(samples)
         reports: list[PolicyReport] = []
-        grad_norm = 0.0
+        norms: list[float] = []
         if groups is None:
             self.skipped += 1
             self.log.event("fault", self.step, message="no group is informative: no update")
         else:
-            reports, grad_norm = self._updates(groups, clock)
+            reports, norms = self._updates(groups, clock)
         self.step += 1
         self.consumed += self.rl.prompts_per_step
         self._tokens += sum(sample.length for sample in samples)
         device.synchronize()
         facts.update(_facts_of(samples, reports), skipped_steps=self.skipped)
-        self._metrics["training"] = {"step": self.step, "solve_mean": facts["solve_mean"]}
-        self._report(facts, reports, grad_norm, clock)
+        self._metrics["training"] = {
+            "step": self.step,
+            "solve_mean": facts["solve_mean"],
+            "skipped_steps": self.skipped,
+        }
+        self._report(facts, reports, norms, clock)
 
-    def _samples(self, clock: _Clock) -> list[Sample]:
+    def _samples(self, clock: Clock) -> list[Sample]:
         """This step's samples on every rank: from disk, or made and judged now."""
         head = {
             "step": self.step,
@@ -132,101 +120,41 @@ class RlLoop(Loop):
         if found is not None:
             self.log.say(f"step {self.step + 1}: samples that were judged before are used")
             return list(found)
-        numbers = self.order.step(self.step)
-        asked = [self.problems[number] for number in numbers]
-        samples = self._ask(asked, numbers, step_seed(self.config.data.seed, self.step), clock)
-        if self.ranks.rank == 0 and self.folder is not None:
-            write_samples(file_of(self.folder, self.step), head, samples)
+        asked = [self.problems[number] for number in self._numbers()]
+        ordinals = range(self.consumed, self.consumed + len(asked))
+        seed = step_seed(self.config.data.seed, self.step)
+        samples = self.asking.ask(asked, ordinals, seed, clock)
+        self._check_infrastructure(samples)  # before they are kept: another start judges anew
+        self._write(head, samples)
         return samples
+
+    def _write(self, head: dict[str, Any], samples: Sequence[Sample]) -> None:
+        """Keep the samples; where that fails every rank raises."""
+        fault: Any = None
+        if self.ranks.rank == 0 and self.folder is not None:
+            try:
+                write_samples(file_of(self.folder, self.step), head, samples)
+            except OSError as error:
+                fault = (
+                    f"{self.folder}: samples cannot be written ({error}); make room, start again"
+                )
+        if fault := parallel.broadcast_object(fault):
+            raise DataError(str(fault))
+
+    def _numbers(self) -> list[int]:
+        """Problems of this step."""
+        return self.order.asked(self.consumed, self.rl.prompts_per_step)
 
     def _settings(self) -> dict[str, Any]:
         """What decides the samples besides weights and step."""
         decisive = (
             "prompts_per_step group_size response_length temperature top_p alg steps block_length cache "
-            "threshold entropy_bound exactly_one_block"
+            "threshold entropy_bound exactly_one_block isolation judge_cpu_seconds judge_wall_seconds "
+            "judge_memory_mb"
         ).split()
         values = {name: getattr(self.rl, name) for name in decisive}
-        return {**values, "seed": self.config.data.seed, "data": self.metadata.index_hash}
-
-    def _ask(
-        self,
-        asked: Sequence[Asked],
-        numbers: Sequence[int],
-        seed: int,
-        clock: _Clock,
-        **changes: Any,
-    ) -> list[Sample]:
-        """Responses to problems with their rewards, in order, on every rank; all ranks call this.
-
-        Args:
-            asked: problems; each data-parallel rank decodes its share.
-            numbers: what their draws depend on.
-            seed: likewise.
-            clock: is told what took how long.
-            changes: to how rollouts are made.
-        """
-        ranks, config = self.ranks, rollout_config(self.rl, self.tokenizer, **changes)
-        places = range(ranks.dp_rank, len(asked), ranks.dp_size)
-        waiting: list[_Waiting] = []
-        if self.grader is not None:
-            self.grader.begin()
-        with clock("rollout"), self._sampling() as model:
-            for rollout in make_rollouts(
-                model,
-                [asked[place].prompt for place in places],
-                [numbers[place] for place in places],
-                config,
-                seed=seed,
-                rows=self.rl.rollout_rows,
-            ):
-                place = places[rollout.place]
-                for number, tokens in enumerate(rollout.tokens_GL):
-                    opened = rollout.opened_GL[number].tolist()
-                    waiting += self._hand_in(asked[place], place, number, tokens.tolist(), opened)
-        with clock("judge"):
-            mine = [one.sample() for one in waiting]
-            everything: list[list[Sample]] = [[] for _ in range(ranks.world_size)]
-            dist.all_gather_object(everything, mine)
-        samples = [sample for part in everything for sample in part]
-        return sorted(samples, key=lambda sample: (sample.place, sample.number))
-
-    def _hand_in(
-        self, asked: Asked, place: int, number: int, tokens: list[int], opened: list[int]
-    ) -> Iterator[_Waiting]:
-        """Give one response to the judge, where this rank has one."""
-        if self.grader is None:
-            return
-        ends = [self.tokenizer.eos_id, self.tokenizer.im_end_id]
-        response = cut_at_eos(tokens, ends)
-        text = self.tokenizer.decode(response, skip_special_tokens=True)
-        program, verdict = self.grader.submit(asked.problem, text)
-        yield _Waiting(
-            verdict,
-            lambda outcome, detail, reward: Sample(
-                place=place,
-                number=number,
-                problem=asked.problem.id,
-                kind=asked.problem.kind,
-                tokens=tokens,
-                opened=opened,
-                length=len(response),
-                text=text,
-                outcome=outcome,
-                detail=detail,
-                reward=reward,
-                program=program,
-            ),
-        )
-
-    @contextmanager
-    def _sampling(self) -> Iterator[CheckpointModel]:
-        """The model as the sampler takes it; dropout is off meanwhile."""
-        core = unwrap(self.model[0])
-        core.eval()
-        try:
-            yield CheckpointModel(core, self.metadata, self.tokenizer)
-        finally:
-            core.train()
+        place = {"seed": self.config.data.seed, "data": self.metadata.index_hash}
+        return {**values, **place, "consumed": self.consumed}
 
     def _check_infrastructure(self, samples: Sequence[Sample]) -> None:
         failed = [sample for sample in samples if not sample.is_judged]
@@ -243,7 +171,6 @@ class RlLoop(Loop):
         members: list[list[Sample]] = [[] for _ in range(self.rl.prompts_per_step)]
         for sample in samples:
             members[sample.place].append(sample)
-        # Draws of the step itself have an ordinal of their own, behind those of its groups' masks.
         random = np.random.default_rng((self.config.data.seed, self.step))
         found = [self._advantages(group, random) for group in members]
         is_informative = [values is not None for values in found]
@@ -257,8 +184,7 @@ class RlLoop(Loop):
         if not self.rl.substitution:
             chosen = list(range(len(members)))
         facts["substituted"] = sum(number != slot for slot, number in enumerate(chosen))
-        numbers = self.order.step(self.step)
-        prompts = [self.problems[number].prompt for number in numbers]
+        prompts = [self.problems[number].prompt for number in self._numbers()]
         return [self._group(prompts[k], members[k], found[k]) for k in chosen], facts
 
     def _advantages(
@@ -292,57 +218,57 @@ class RlLoop(Loop):
             advantage,
         )
 
-    def _updates(self, groups: Sequence[Group], clock: _Clock) -> tuple[list[PolicyReport], float]:
-        """All policy epochs over one set of groups."""
-        ranks, epochs = self.ranks, self.rl.policy_epochs
-        batches, old = [], []
+    def _updates(
+        self, groups: Sequence[Group], clock: Clock
+    ) -> tuple[list[PolicyReport], list[float]]:
+        """All policy epochs over one set of groups: their reports and gradient norms."""
+        epochs = range(self.rl.policy_epochs)
         num_rows = 2 * len(groups) * self.rl.group_size
-        for epoch in range(epochs):
-            ordinal = (self.step * epochs + epoch) * len(groups)
-            update = build_update(groups, self.rl, self.noise, ordinal)
-            batches.append(
-                list(
-                    micro_batches(
-                        update,
-                        micro_batch_size=self.layout.micro_batch_size,
-                        dp_rank=ranks.dp_rank,
-                        dp_size=ranks.dp_size,
-                        mask_id=self.tokenizer.mask_id,
-                        pad_id=self.tokenizer.pad_id,
-                        device=device.current_device(),
-                    )
-                )
-            )
-        with clock("old_log_probabilities"):
-            for epoch in range(epochs):  # in the first the policy is still the old one
-                old.append(self.runner.log_probabilities(batches[epoch]) if epoch else None)
-        reports, grad_norm = [], 0.0
+        batches = [self._batches(groups, epoch) for epoch in epochs]
+        with clock("old_log_probabilities"):  # in the first the policy is still the old one
+            old = [self.runner.log_probabilities(batches[n]) if n else None for n in epochs]
+        reports, norms = [], []
         with clock("update"):
-            # Before the update: megatron-core's own order would spend the first one on a rate of 0.
-            self.scheduler.step(1)
-            for epoch in range(epochs):
+            for epoch in epochs:
                 self._zero_gradients()
                 reports.append(self.runner.run(batches[epoch], old[epoch], num_rows))
-                grad_norm = self._apply()
-        return reports, grad_norm
+                norms.append(self._apply())
+        return reports, norms
+
+    def _batches(self, groups: Sequence[Group], epoch: int) -> list[MicroBatch]:
+        """This rank's micro-batches of one update."""
+        # Ordinals of masks: each problem that was asked has one for each epoch.
+        ordinal = self.consumed * self.rl.policy_epochs + epoch * len(groups)
+        update = build_update(groups, self.rl, self.noise, ordinal)
+        return list(
+            micro_batches(
+                update,
+                micro_batch_size=self.layout.micro_batch_size,
+                dp_rank=self.ranks.dp_rank,
+                dp_size=self.ranks.dp_size,
+                mask_id=self.tokenizer.mask_id,
+                pad_id=self.tokenizer.pad_id,
+                device=device.current_device(),
+            )
+        )
 
     def _report(
         self,
         facts: dict[str, Any],
         reports: Sequence[PolicyReport],
-        grad_norm: float,
-        clock: _Clock,
+        norms: Sequence[float],
+        clock: Clock,
     ) -> None:
         if not self.ranks.reports:
             return
         seconds = clock.total()
-        norm = grad_norm if np.isfinite(grad_norm) else None
+        is_finite = all(map(math.isfinite, norms))
         self.log.step(
             self.step,
             {
-                "loss": reports[0].loss if reports else 0.0,
-                "grad_norm": norm if norm is not None else 0.0,
-                "gradient_is_finite": norm is not None,
+                "loss": reports[-1].loss if reports else 0.0,
+                "grad_norm": norms[-1] if norms and is_finite else 0.0,
+                "gradient_is_finite": is_finite,
                 "lr": float(self.optimizer.param_groups[0]["lr"]),
                 "seconds": round(seconds, 4),
                 "seconds_by_phase": {name: round(value, 4) for name, value in clock.parts.items()},
@@ -359,49 +285,17 @@ class RlLoop(Loop):
     def _validate(self) -> None:
         """Share of held-out problems that one response each solves, drawn as rollouts are."""
         asked = self.valid[: self.config.training.eval_samples]
-        numbers = list(range(len(asked)))
         seed = step_seed(self.config.data.seed, _VALIDATION)
-        samples = self._ask(asked, numbers, seed, _Clock(), num_return_sequences=1)
+        ordinals = range(len(asked))
+        samples = self.asking.ask(asked, ordinals, seed, Clock(), num_return_sequences=1)
         judged = [sample.reward or 0.0 for sample in samples if sample.is_judged]
-        rate = statistics.mean(judged) if judged else 0.0
+        rate = _mean(judged)
         self._metrics["validation"] = {"step": self.step, "solve_mean": rate}
-        self.log.event(
-            "validation", self.step, solve_mean=rate, problems=len(samples), judged=len(judged)
+        self.log.validation(
+            self.step,
+            {"solve_mean": rate, "problems": len(samples), "judged": len(judged)},
+            line=f"{rate:.3f} of {len(judged)} problems solved",
         )
-        self.log.say(f"step {self.step}  validation: {rate:.3f} of {len(judged)} problems solved")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Waiting:
-    """A response at the judge."""
-
-    verdict: Future[Verdict]
-    finish: Callable[[str, str, float | None], Sample]
-
-    def sample(self) -> Sample:
-        """The response with its verdict, when that is there."""
-        verdict = self.verdict.result()
-        detail = f"{verdict.test} {verdict.detail}".strip()
-        return self.finish(str(verdict.outcome), detail, reward_of(verdict.outcome))
-
-
-class _Clock:
-    """Seconds by phase."""
-
-    def __init__(self) -> None:
-        self.parts: dict[str, float] = {}
-        self._started = time.monotonic()
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        started = time.monotonic()
-        yield
-        device.synchronize()
-        self.parts[name] = self.parts.get(name, 0.0) + time.monotonic() - started
-
-    def total(self) -> float:
-        """Since the beginning."""
-        return time.monotonic() - self._started
 
 
 def _facts_of(samples: Sequence[Sample], reports: Sequence[PolicyReport]) -> dict[str, Any]:
@@ -429,6 +323,7 @@ def _facts_of(samples: Sequence[Sample], reports: Sequence[PolicyReport]) -> dic
         "distinct_programs": _mean(distinct),
         "response_length": _mean([sample.length for sample in samples]),
         "response_tokens": sum(sample.length for sample in samples),
+        **(dataclasses.asdict(reports[-1]) if reports else {}),
         "updates": [dataclasses.asdict(report) for report in reports],
     }
 

@@ -11,25 +11,23 @@ from ..diffusion.noise import PERMUTATION, philox_words, stage_word
 
 
 class ProblemOrder:
-    """Problems by step, a function of seed and number alone.
+    """Problems by ordinal, a function of seed and number alone.
 
     Args:
         seed: of the run's data.
         count: problems.
-        per_step: asked at a time; an epoch's end may lie inside a step.
     """
 
-    def __init__(self, seed: int, count: int, per_step: int) -> None:
+    def __init__(self, seed: int, count: int) -> None:
         self._key = (seed, stage_word("rl", "order"))
-        self.count, self.per_step = count, per_step
+        self.count = count
         self._order = lru_cache(maxsize=2)(self._of_epoch)
 
-    def step(self, step: int) -> list[int]:
-        """Numbers of the problems of ``step``, which counts from 0."""
-        first = step * self.per_step
+    def asked(self, first: int, number: int) -> list[int]:
+        """Problems of ordinals first, first + 1, ...: an epoch's end may lie among them."""
         return [
-            int(self._order(number // self.count)[number % self.count])
-            for number in range(first, first + self.per_step)
+            int(self._order(ordinal // self.count)[ordinal % self.count])
+            for ordinal in range(first, first + number)
         ]
 
     def _of_epoch(self, epoch: int) -> NDArray[np.int64]:

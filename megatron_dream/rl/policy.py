@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..checkpoint.state import unwrap
 from ..config.schema import RlConfig
+from ..diffusion.rows import PREDICTED
 from ..model.head import IGNORED_LABEL, HeadOutput, RowLoss
 from ..model.masks import attention_mask
 from ..parallel import Ranks
@@ -23,7 +24,6 @@ from ..training.metrics import reduce_sums
 from .batch import MicroBatch
 from .objective import policy_loss, sequence_log_ratio
 
-PREDICTED = 2  # bit of data/batch.py's flags
 _SUMS = ("loss", "tokens", "ratio", "ratio_squared", "clipped_low", "clipped_high", "k2", "nll")
 
 

@@ -1,8 +1,9 @@
 """Responses of the training model itself, by the sampler that everything else uses.
 
 Prompts of like length are decoded together, all responses of a prompt in one batch. What a response draws
-depends on (seed, step, problem, its number) alone: not on the batch, the layout or what ran before. Every
-rank of a tensor- and pipeline-parallel group calls this with the same prompts and gets the same tokens.
+depends on (seed, step, its prompt's ordinal in the run, its number) alone: not on the batch, the layout or
+what ran before. Every rank of a tensor- and pipeline-parallel group calls this with the same prompts and
+gets the same tokens.
 
 Shapes: G responses of a prompt, L tokens of a response.
 """
@@ -36,13 +37,11 @@ class Rollout:
         place: of the prompt among those that were asked for.
         tokens_GL: int32.
         opened_GL: int32, the step in which each token opened.
-        num_forward: passes of the batch that it was in.
     """
 
     place: int
     tokens_GL: Integers
     opened_GL: Integers
-    num_forward: int
 
 
 def rollout_config(rl: RlConfig, tokenizer: Tokenizer, **changes: Any) -> SamplingConfig:
@@ -55,7 +54,7 @@ def rollout_config(rl: RlConfig, tokenizer: Tokenizer, **changes: Any) -> Sampli
         "top_p": rl.top_p if rl.top_p < 1.0 else None,
         "threshold": rl.threshold,
         "entropy_bound": rl.entropy_bound,
-        "block_length": rl.block_length or None,
+        "block_length": rl.block_length or rl.response_length,
         "cache": rl.cache,
         "num_return_sequences": rl.group_size,
         "mask_token_id": tokenizer.mask_id,
@@ -88,7 +87,7 @@ def make_rollouts(
     Args:
         model: in the sampler's sense.
         prompts: token ids.
-        numbers: of their problems in the run: what their draws depend on.
+        numbers: their ordinals in the run: what their draws depend on.
         config: ``rollout_config``'s.
         seed: ``step_seed``'s.
         rows: responses that are decoded together at most; all of one prompt at least.
@@ -114,4 +113,4 @@ def make_rollouts(
         opened = output.history.opened_step[:, output.prompt_length :].to(torch.int32).numpy()
         for index, place in enumerate(places):
             mine = slice(index * copies, (index + 1) * copies)
-            yield Rollout(place, tokens[mine], opened[mine], output.num_forward)
+            yield Rollout(place, tokens[mine], opened[mine])

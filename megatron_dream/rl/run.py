@@ -8,12 +8,13 @@ from pathlib import Path
 
 from ..config.schema import RunConfig
 from ..config.validate import validate
-from ..errors import ConfigError, DataError, MissingDependencyError
-from ..sandbox import ProblemError, SandboxUnavailable
+from ..errors import ConfigError, DataError
+from ..sandbox import ProblemError
 from ..tokenizer.base import Tokenizer
 from ..tokenizer.chat import ChatTemplate
 from ..training.engine import build_engine, prepare
-from .loop import Asked, RlLoop
+from .asking import Asked
+from .loop import RlLoop
 from .problems import RlProblem, read_problems
 
 
@@ -71,10 +72,7 @@ def open_loop(config: RunConfig, *, dry_run: bool = False) -> RlLoop:
     )
     engine.metadata.trained["training data"] = words
     engine.log.say(words)
-    try:
-        return RlLoop(config, layout, ranks, engine, tokenizer, problems, valid)
-    except SandboxUnavailable as error:
-        raise MissingDependencyError(str(error)) from None
+    return RlLoop(config, layout, ranks, engine, tokenizer, problems, valid)
 
 
 def complete(config: RunConfig) -> None:
@@ -96,12 +94,19 @@ def asked_of(
         DataError: a file has none, or a line is no problem.
     """
     kept: list[Asked] = []
+    ids: dict[str, str] = {}
     too_long = 0
     for path in paths:
         if not Path(path).is_file():
             raise DataError(f"{path} does not exist; rl.problems and rl.valid name JSONL files")
         try:
             for problem in read_problems(path):
+                if problem.id in ids:
+                    raise DataError(
+                        f"{path}: problem {problem.id!r} is in {ids[problem.id]} too; ids name problems, so "
+                        "rename or remove one"
+                    )
+                ids[problem.id] = path
                 prompt = _prompt_of(problem, config, tokenizer)
                 if len(prompt) > config.rl.max_prompt_length:
                     too_long += 1
@@ -134,5 +139,5 @@ def _prompt_of(problem: RlProblem, config: RunConfig, tokenizer: Tokenizer) -> l
 def _hash_of(problems: Sequence[Asked]) -> str:
     digest = hashlib.sha256()
     for asked in problems:
-        digest.update(asked.problem.to_line().encode())
+        digest.update(f"{asked.problem.to_line()} {asked.prompt}".encode())
     return digest.hexdigest()[:16]

@@ -80,8 +80,10 @@ def read_samples(path: Path, head: dict[str, Any]) -> list[Sample] | None:
     """A step's samples, or None where there is no file, or one of other weights or settings."""
     if not path.is_file():
         return None
-    with open(path, encoding="utf-8") as stream:
-        lines = stream.read().splitlines()
-    if not lines or json.loads(lines[0]) != head:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        if not lines or json.loads(lines[0]) != head:
+            return None
+        return [Sample(**json.loads(line)) for line in lines[1:]]
+    except (OSError, ValueError, TypeError):  # of another version, or broken: made again
         return None
-    return [Sample(**json.loads(line)) for line in lines[1:]]

@@ -122,16 +122,17 @@ class RunLog:
             left = _duration(values["seconds_left"])
             self.say(f"step {step}/{self.total_steps}  {line}  left {left}")
 
-    def validation(self, step: int, values: dict[str, Any]) -> None:
-        """Report a validation."""
+    def validation(self, step: int, values: dict[str, Any], line: str | None = None) -> None:
+        """Report a validation; ``line`` is for a person, None: cross-entropy, bound and accuracy."""
         if not self.enabled:
             return
         self.event("validation", step, **values)
         self._scalars(step, values, "valid")
-        self.say(
-            f"step {step}  validation: masked CE {values['masked_cross_entropy']:.4f}  "
+        line = line or (
+            f"masked CE {values['masked_cross_entropy']:.4f}  "
             f"bound {values['bound_per_token']:.4f} nats/token  accuracy {values['accuracy']:.3f}"
         )
+        self.say(f"step {step}  validation: {line}")
 
     def say(self, line: str) -> None:
         """Print one line for a person."""

@@ -12,6 +12,7 @@ from megatron_dream import parallel
 from megatron_dream.config.schema import ModelConfig, ParallelConfig, RlConfig, RunConfig
 from megatron_dream.diffusion.noise import NoiseStream
 from megatron_dream.rl.batch import Group, build_update, micro_batches
+from megatron_dream.rl.objective import Half
 
 VOCAB, RESPONSE, RESPONSES, GROUPS = 53, 12, 3, 4
 MASK, PAD = VOCAB - 1, VOCAB - 2
@@ -25,6 +26,7 @@ class PolicyCase:
     parallel: dict[str, Any] = dataclasses.field(default_factory=dict)
     rl: dict[str, Any] = dataclasses.field(default_factory=dict)
     micro_batch_size: int = 1
+    is_compared: bool = False  # the first update with old log-probabilities, which are its own
     is_reference: bool = False  # the last update's gradient by plain loops and autograd
 
 
@@ -125,13 +127,17 @@ class PolicyRun:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
 
-    def first(self) -> Any:
-        """The first update, with its step; the second one's old log-probabilities come before it."""
+    def first(self, is_compared: bool = False) -> Any:
+        """The first update, with its step; the second one's old log-probabilities come before it.
+
+        ``is_compared``: with old log-probabilities of its own rows, which change nothing.
+        """
         from megatron_dream.training.optimizer import update
 
         old = self.runner.log_probabilities(self.batches[1])
+        same = self.runner.log_probabilities(self.batches[0]) if is_compared else None
         self.clear()
-        report = self.runner.run(self.batches[0], None, self.updates[0].num_rows)
+        report = self.runner.run(self.batches[0], same, self.updates[0].num_rows)
         self.scheduler.step(1)
         assert update(self.optimizer).applied
         self.clear()
@@ -158,7 +164,7 @@ def policy(case: PolicyCase) -> dict[str, Any]:
         first, _ = run.first()
         second = plain_update(run, before)
     else:
-        first, old = run.first()
+        first, old = run.first(case.is_compared)
         report = run.runner.run(run.batches[1], old, run.updates[1].num_rows)
         second = dataclasses.asdict(report)
     is_first = run.ranks.dp_rank == 0
@@ -183,13 +189,22 @@ def _log_probabilities_of(run: PolicyRun, half: Any, group: Group, number: int) 
 
 
 def _masks(run: PolicyRun) -> Any:
-    """(group, half, response) with its mask, drawn anew as the specification says."""
+    """(group, half, response) with its mask, drawn anew as SPEC 8 says; traces as the engine draws them."""
     from megatron_dream.rl.batch import _halves
 
+    rl = run.config.rl
     for slot, group in enumerate(run.groups):
-        for h, members in enumerate(_halves(group, run.config.rl, NOISE, GROUPS + slot)):
+        ordinal = GROUPS + slot
+        drawn = _halves(group, rl, NOISE, ordinal) if rl.masks == "trace" else None
+        for h in range(2):
+            apart = (1 << 62) if h and rl.masks == "independent" else 0
+            t = 0.1 + 0.8 * NOISE.time(ordinal + apart, t_min=0.0, low_discrepancy=False)
+            masked = NOISE.positions(ordinal + apart, RESPONSE) < t
+            if h and rl.masks == "coupled":
+                t, masked = 1.0 - t, ~masked
             for number in range(RESPONSES):
-                yield slot, group, h, number, members[number]
+                half = Half(t, masked, masked) if drawn is None else drawn[h][number]
+                yield slot, group, h, number, half
 
 
 def plain_log_probabilities(run: PolicyRun) -> dict[Any, torch.Tensor]:

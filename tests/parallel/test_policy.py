@@ -95,6 +95,15 @@ def test_micro_batches_do_not_matter(pool: WorkerPool, micro_batch_size: int) ->
     check(pool, 1, "as published", micro_batch_size=micro_batch_size)
 
 
-def test_the_first_update_has_a_ratio_of_one(pool: WorkerPool) -> None:
-    report = single(pool, "as published")[0]["first"]
-    assert report["ratio"] == 1.0 and report["k2"] == 0.0 and report["clipped_high"] == 0.0
+@pytest.mark.parametrize("variant", ["as published", "sequence ratio", "temperature, k2"])
+def test_old_log_probabilities_are_those_of_the_training_pass(
+    pool: WorkerPool, variant: str
+) -> None:
+    """Before any update every ratio is 1, whether it is computed or taken for granted."""
+    case = PolicyCase(rl=VARIANTS[variant], is_compared=True)
+    (found,) = pool.run(policy, 1, case=case)
+    expected = single(pool, variant)[0]
+    assert found["first"]["ratio"] == pytest.approx(1.0, abs=1e-6)
+    assert found["first"]["k2"] < 1e-10 and found["first"]["clipped_high"] == 0.0
+    assert found["first"]["loss"] == pytest.approx(expected["first"]["loss"], abs=1e-6)
+    assert found["second"]["loss"] == pytest.approx(expected["second"]["loss"], abs=1e-5)

@@ -133,7 +133,7 @@ def patched(code: str, config: Path, *words: str) -> str:
     call = ["rl", "--config", str(config), *words]
     return (
         "import os, signal, sys\n"
-        "from megatron_dream.rl import grading, loop, samples\n"
+        "from megatron_dream.rl import asking, loop\n"
         f"{code}\n"
         "from megatron_dream.cli import main\n"
         f"sys.exit(main({call!r}))\n"
@@ -145,9 +145,11 @@ def test_a_run_judges_its_own_responses(rl_config: Path, run_command: Command) -
     run = rl_config.parent / "run"
     steps = events(run, "step")
     assert [event["step"] for event in steps] == [1, 2, 3, 4]
+    num_right = 0
     for number, event in enumerate(steps):
         made = samples(run, number)
         assert len(made) == 4 * 6
+        num_right += sum(one["reward"] == 1.0 for one in made)
         for one in made:  # the judge is right about programs that can be judged by looking
             right = program(WORDS.index(one["problem"]) + 1, "+").strip()
             if one["text"].strip() == right:
@@ -160,6 +162,7 @@ def test_a_run_judges_its_own_responses(rl_config: Path, run_command: Command) -
         if event["informative_share"]:
             assert len(event["updates"]) == 2 and event["updates"][0]["ratio"] == 1.0
             assert event["substituted"] == round(4 * (1 - event["informative_share"]))
+    assert num_right  # or nothing above was shown
     taught = [event for event in steps if event["informative_share"]]
     phases = {"rollout", "judge", "old_log_probabilities", "update"}
     assert set(taught[0]["seconds_by_phase"]) == phases
@@ -188,7 +191,7 @@ def test_hopeless_problems_leave_the_weights_alone(
 def test_a_killed_sandbox_costs_no_sample(rl_config: Path, warm: WarmStarter) -> None:
     """Its servers are killed with programs in them: judged again, by new ones."""
     code = (
-        "hand_in, calls = loop.RlLoop._hand_in, []\n"
+        "hand_in, calls = asking.Asking._hand_in, []\n"
         "def killing(self, *arguments):\n"
         "    yield from hand_in(self, *arguments)\n"
         "    calls.append(1)\n"
@@ -196,7 +199,7 @@ def test_a_killed_sandbox_costs_no_sample(rl_config: Path, warm: WarmStarter) ->
         "        for slot in self.grader._judge._all:\n"
         "            for server in list(slot._servers.values()):\n"
         "                server.process.kill()\n"
-        "loop.RlLoop._hand_in = killing\n"
+        "asking.Asking._hand_in = killing\n"
     )
     done = warm.run_code(patched(code, rl_config, "--training.train_steps", "1"))
     assert done.returncode == 0, done.stderr
@@ -213,15 +216,18 @@ def test_a_sandbox_that_stays_dead_stops_the_run(rl_config: Path, warm: WarmStar
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "judgements failed" in done.stderr and "it is gone" in done.stderr
     assert "rl.max_infrastructure_share" in done.stderr
+    again = warm.run_code(patched("", rl_config, "--training.train_steps", "1"))
+    assert again.returncode == 0, again.stderr  # the sandbox is mended: judged anew
+    assert "judged before" not in again.stderr
 
 
 def test_rewards_that_are_no_numbers_are_no_rewards(rl_config: Path, warm: WarmStarter) -> None:
     code = (
-        "reward_of, calls = loop.reward_of, []\n"
+        "reward_of, calls = asking.reward_of, []\n"
         "def odd(outcome):\n"
         "    calls.append(1)\n"
         "    return float('nan') if len(calls) in (2, 5) else reward_of(outcome)\n"
-        "loop.reward_of = odd\n"
+        "asking.reward_of = odd\n"
     )
     done = warm.run_code(patched(code, rl_config, "--training.train_steps", "1"))
     assert done.returncode == 0, done.stderr
@@ -230,13 +236,21 @@ def test_rewards_that_are_no_numbers_are_no_rewards(rl_config: Path, warm: WarmS
     assert event["solve_mean"] == event["solve_mean"]
 
 
+@pytest.mark.parametrize("split", ["tensor", "pipeline"])
+def test_two_processes_of_one_replica(rl_config: Path, run_command: Command, split: str) -> None:
+    words = [f"--parallel.{split}_model_parallel_size", "2", "--training.train_steps", "1"]
+    run_command("rl", "--config", str(rl_config), *words, processes=2)
+    (event,) = events(rl_config.parent / "run", "step")
+    assert len(samples(rl_config.parent / "run", 0)) == 24 and event["infrastructure_errors"] == 0
+
+
 KILLING = (
-    "updates = loop.RlLoop._updates\n"
-    "def killing(self, *arguments):\n"
+    "groups = loop.RlLoop._groups\n"
+    "def killing(self, *arguments):\n"  # samples are judged and written, no update has begun
     "    if self.step == 2 and self.ranks.rank == 1:\n"
     "        os.kill(os.getpid(), signal.SIGKILL)\n"
-    "    return updates(self, *arguments)\n"
-    "loop.RlLoop._updates = killing\n"
+    "    return groups(self, *arguments)\n"
+    "loop.RlLoop._groups = killing\n"
 )
 
 

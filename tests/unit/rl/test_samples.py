@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from concurrent.futures import Future
 from pathlib import Path
@@ -67,15 +68,17 @@ def test_a_reward_that_is_no_number_is_no_judgement(reward: float | None, is_jud
 
 @given(st.integers(1, 30), st.integers(1, 40), st.integers(0, 2**40))
 def test_every_problem_is_asked_once_an_epoch(count: int, per_step: int, seed: int) -> None:
-    order = ProblemOrder(seed, count, per_step)
-    asked = [number for step in range(3 * count) for number in order.step(step)]
+    order = ProblemOrder(seed, count)
+    firsts = range(0, 3 * count * per_step, per_step)
+    asked = [number for first in firsts for number in order.asked(first, per_step)]
     for epoch in range(len(asked) // count):
         assert sorted(asked[epoch * count : (epoch + 1) * count]) == list(range(count))
 
 
 def test_epochs_have_orders_of_their_own() -> None:
-    order = ProblemOrder(1, 50, 50)
-    assert order.step(0) != order.step(1) and order.step(0) == ProblemOrder(1, 50, 50).step(0)
+    order = ProblemOrder(1, 50)
+    assert order.asked(0, 50) != order.asked(50, 50)
+    assert order.asked(0, 50) == ProblemOrder(1, 50).asked(0, 50)
 
 
 class FakeJudge:
@@ -116,6 +119,11 @@ def test_grading_by_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     assert outcome(OUTPUT, '{"output": [1, 2]}') is Outcome.PASSED
     assert outcome(OUTPUT, "[1, 3]") is Outcome.FAILED
     assert outcome(OUTPUT, "I do not know") is Outcome.FORMAT
+    for odd in ("...", "2j", "1+2j", "[" * 900 + "]" * 900, "9" * 5000, "0x" + "f" * 5000):
+        text = json.dumps({"output": odd})
+        assert outcome(OUTPUT, text) in (Outcome.FAILED, Outcome.FORMAT), odd[:9]
+    nested = '{"output": ' * 600 + "1" + "}" * 600
+    assert outcome(OUTPUT, nested) in (Outcome.FAILED, Outcome.FORMAT)
 
 
 def test_no_loss_behind_an_answers_end() -> None:
