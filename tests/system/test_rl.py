@@ -57,9 +57,9 @@ def start(token_data: Path, tmp_path_factory: pytest.TempPathFactory, run_comman
         "cache_folder": str(folder / "cache"),
     }
     config["sft"] = {"truncation": "off", "pad": "max"}
-    config["diffusion"] = {"weight": "uniform"}
-    config["optimizer"] = {"lr": 3e-3, "lr_warmup_fraction": 0.1}
-    config["training"] |= {"train_steps": 300, "micro_batch_size": 32, "global_batch_size": 32}
+    config["diffusion"] = {"weight": "cart"}
+    config["optimizer"] = {"lr": 6e-3, "lr_warmup_fraction": 0.1}
+    config["training"] |= {"train_steps": 500, "micro_batch_size": 32, "global_batch_size": 32}
     (folder / "sft.yaml").write_text(yaml.safe_dump(config))
     run_command("sft", "--config", str(folder / "sft.yaml"))
     write_problems(folder / "rl.jsonl", lambda n: f"assert f(0) == {n}\nassert f(7) == {7 + n}")
