@@ -186,6 +186,9 @@ def test_hopeless_problems_leave_the_weights_alone(
     assert heads[0]["weights"] == heads[1]["weights"]
     assert [event["skipped_steps"] for event in events(run, "step")] == [1, 2]
     assert len([e for e in events(run, "fault") if "no group" in e["message"]]) == 2
+    # The checkpoint is of an optimizer that made no step; the run goes on from it.
+    run_command("rl", "--config", str(rl_config), "--training.train_steps", "3")
+    assert [event["skipped_steps"] for event in events(run, "step")] == [1, 2, 3]
 
 
 def test_a_killed_sandbox_costs_no_sample(rl_config: Path, warm: WarmStarter) -> None:
