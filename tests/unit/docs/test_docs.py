@@ -99,7 +99,7 @@ def test_files_and_tests_that_are_named_exist(page: Path) -> None:
     for code, _ in code_lines(page.read_text(encoding="utf-8")):
         for path in re.findall(r"(?<![\w./-])((?:\w+/)+\w+\.(?:py|json|yaml))\b", code):
             places = [ROOT / path, ROOT / "megatron_dream" / path]
-            is_written_by_a_run = path.startswith(("docs/results/", "exports/"))
+            is_written_by_a_run = path.startswith(("docs/results/", "exports/", "work/"))
             assert is_written_by_a_run or any(p.exists() for p in places), f"{page.name}: {path}"
         for name in re.findall(r"::(test_\w+)", code):
             assert f"def {name}(" in tests, f"{page.name}: {name}"
