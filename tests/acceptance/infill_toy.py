@@ -356,7 +356,7 @@ def main() -> int:
     parser.add_argument(
         "--mixture",
         type=mixture_of,
-        default="0.25:63,0.5:0,0.25:63,0.85:0",
+        default="0.25:63,0.5:0,0.85:0",
         metavar="Q:N,...",
         help="corruptions in turn: expand_probability and max_appended of each",
     )
