@@ -1,8 +1,8 @@
 """Phase difficulty: prompts that every candidate solves teach nothing (SPEC 8: 8 candidates).
 
 Rates come from a model's candidates, judged as responses in training are, or from a file. A candidate
-that the judge could say nothing of is not counted; a problem none of whose candidates were judged is kept
-apart.
+that the judge could say nothing of is not counted, and a problem with such is never dropped: it is rated by
+the rest, or kept apart where there is no rest, and its candidates are asked again when they are needed again.
 """
 
 from __future__ import annotations
@@ -60,10 +60,11 @@ def read_rates(path: Path) -> dict[str, float]:
     return rates
 
 
-def _fate(problem_id: str, rate: float, drops_unsolved: bool) -> Decision:
-    if rate == 1:
+def _fate(problem_id: str, rate: float, drops_unsolved: bool, is_certain: bool = True) -> Decision:
+    """What a rate means; one that is not certain, since candidates were not judged, drops nothing."""
+    if rate == 1 and is_certain:
         return Decision(problem_id, "dropped", ALL, solve_rate=rate)
-    if rate == 0 and drops_unsolved:
+    if rate == 0 and is_certain and drops_unsolved:
         return Decision(problem_id, "dropped", NONE, solve_rate=rate)
     return Decision(problem_id, "rated", solve_rate=rate)
 
@@ -143,7 +144,7 @@ class Candidates(Phase):
     def decide(self, problems: Problems, folder: Path, notes: list[str]) -> Iterator[Decision]:
         """See the base class."""
         with ProgressFile(folder / "candidates.jsonl") as progress:
-            known = {line["id"]: line for line in progress.lines if line["judged"]}
+            known = {line["id"]: line for line in progress.lines if self._is_whole(line)}
             if any(problem.id not in known for problem in problems()):
                 for line in self._measure(problems, set(known)):
                     progress.add(line)
@@ -151,11 +152,16 @@ class Candidates(Phase):
         for problem in problems():
             line = known[problem.id]
             if line["judged"]:
-                yield _fate(problem.id, line["right"] / line["judged"], self.drops_unsolved)
+                rate = line["right"] / line["judged"]
+                yield _fate(problem.id, rate, self.drops_unsolved, self._is_whole(line))
             elif line["candidates"]:
                 yield Decision(problem.id, "apart", "no candidate was judged (infrastructure)")
             else:
                 yield Decision(problem.id, "apart", "longer than the candidates' model takes")
+
+    def _is_whole(self, line: dict[str, Any]) -> bool:
+        """Whether every candidate was judged, so that asking again would tell no more."""
+        return bool(line["judged"] == self.num_candidates)
 
     def _measure(self, problems: Problems, known: set[str]) -> Iterator[dict[str, Any]]:
         model = self.make_model()

@@ -252,11 +252,37 @@ def test_what_all_candidates_solve_goes(tmp_path: Path) -> None:
         "hard": ("rated", 0.0),
         "fine": ("rated", 0.75),
         "lost": ("apart", None),
-        "luck": ("dropped", 1.0),
+        "luck": ("rated", 1.0),  # one was not judged and may have been wrong
         "long": ("apart", None),
     }
     found = decide(dataclasses.replace(phase, drops_unsolved=True), problems, tmp_path)
     assert found["hard"].reason == NONE
+
+
+def test_candidates_that_were_not_judged_drop_nothing_and_are_asked_again(tmp_path: Path) -> None:
+    answers = {"Write all.": ["good\n", "lost\n"], "Write none.": ["bad\n", "lost\n"]}
+    model = Script({text: [fenced(p) for p in programs] for text, programs in answers.items()})
+    outcomes = {
+        "good\n": Outcome.PASSED,
+        "bad\n": Outcome.FAILED,
+        "lost\n": Outcome.INFRASTRUCTURE,
+    }
+    judge = TableJudge(outcomes)
+    phase = Candidates(
+        lambda: model, lambda: judge, num_candidates=2, batch_size=2, drops_unsolved=True
+    )
+    problems = [function("all"), function("none")]
+    found = decide(phase, problems, tmp_path)
+    assert {n: (d.fate, d.solve_rate) for n, d in found.items()} == {
+        "all": ("rated", 1.0),
+        "none": ("rated", 0.0),
+    }
+    judge.outcomes["lost\n"] = Outcome.FAILED
+    found = decide(phase, problems, tmp_path)
+    assert {n: (d.fate, d.solve_rate) for n, d in found.items()} == {
+        "all": ("rated", 0.5),
+        "none": ("dropped", 0.0),
+    }
 
 
 def test_a_killed_run_asks_again_only_for_the_rest_and_with_the_same_seeds(tmp_path: Path) -> None:
