@@ -60,6 +60,11 @@ def write_inputs(folder: Path) -> list[str]:
             ),
             kodcode("numpy", "Negate a number.", doubled, "import numpy\n" + checks("2 * k")),
             kodcode("loops", "Spin.", "def f(x):\n    while True: pass\n", checks("k")),
+            # The first of two that ask for the same has a wrong solution: the second stays.
+            kodcode("first", "Quadruple a number.", "def f(x):\n    return x\n", checks("4 * k")),
+            kodcode(
+                "second", "Quadruple a number.", "def f(x):\n    return 4 * x\n", checks("4 * k")
+            ),
             {"question_id": "broken", "question": 3},
         ],
         "deepcoder": [
@@ -167,28 +172,29 @@ def first(inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_phase_drops_what_it_should_and_says_why(first: Path) -> None:
     assert dropped(first) == {
-        "kodcode.jsonl, line 9": ("read", "broken record"),
+        "kodcode.jsonl, line 11": ("read", "broken record"),
         "guru.jsonl, line 6": ("read", "no code problem (data_source math__x)"),
         "few": ("tests", "fewer than 5 tests"),
         "again": ("duplicates", "same words as an earlier prompt"),
         "wrong": ("references", "reference: failed"),
+        "first": ("references", "reference: failed"),
         "cheat": ("references", "reference: failed"),
         "numpy": ("references", "reference: failed"),
         "loops": ("references", "reference: timeout"),
     }
     kinds = sorted(problem.kind for problem in problems_of(first).values())
-    assert kinds == ["function"] * 5 + ["output"] * 4 + ["stdin"]
+    assert kinds == ["function"] * 6 + ["output"] * 4 + ["stdin"]
     report = json.loads((first / "report.json").read_text())
-    assert report["problems"] == 10 and report["kind"] == {"function": 5, "stdin": 1, "output": 4}
+    assert report["problems"] == 11 and report["kind"] == {"function": 6, "stdin": 1, "output": 4}
     assert [(p["name"], p["num_before"], p["num_after"]) for p in report["phases"]] == [
-        ("read", 18, 16),
-        ("tests", 16, 15),
-        ("duplicates", 15, 14),
-        ("references", 14, 10),
+        ("read", 20, 18),
+        ("tests", 18, 17),
+        ("references", 17, 12),
+        ("duplicates", 12, 11),
     ]
-    assert report["source"]["kodcode/Made"] == 2
+    assert report["source"]["kodcode/Made"] == 3
     text = (first / "report.md").read_text()
-    assert "# 10 problems" in text and "reference: timeout" in text and "--embeddings" in text
+    assert "# 11 problems" in text and "reference: timeout" in text and "--embeddings" in text
     assert (first / "apart.jsonl").read_text() == ""
 
 
@@ -234,13 +240,13 @@ def test_a_killed_judge_phase_goes_on(
     monkeypatch.setattr(command, "Judge", Dies)
     assert curate(*words) == 130
     assert not (output / "problems.jsonl").exists()
-    verdicts = (output / "phases" / "4-references" / "verdicts.jsonl").read_text().splitlines()
+    verdicts = (output / "phases" / "3-references" / "verdicts.jsonl").read_text().splitlines()
     assert verdicts
     monkeypatch.undo()
     assert curate(*words) == 0
-    after = (output / "phases" / "4-references" / "verdicts.jsonl").read_text().splitlines()
+    after = (output / "phases" / "3-references" / "verdicts.jsonl").read_text().splitlines()
     assert after[: len(verdicts)] == verdicts
-    assert len({json.loads(line)["id"] for line in after}) == len(after) == 10
+    assert len({json.loads(line)["id"] for line in after}) == len(after) == 13
     assert (output / "problems.jsonl").read_bytes() == (first / "problems.jsonl").read_bytes()
 
 
@@ -249,7 +255,7 @@ def test_a_run_that_was_killed_outright_goes_on(
 ) -> None:
     output = tmp_path / "out"
     words = ["--input", *inputs, "--output", str(output), "--workers", "1"]
-    verdicts = output / "phases" / "4-references" / "verdicts.jsonl"
+    verdicts = output / "phases" / "3-references" / "verdicts.jsonl"
     process = subprocess.Popen(
         [sys.executable, "-m", "megatron_dream", "curate", *words], cwd=repository_root
     )
@@ -312,10 +318,10 @@ def test_difficulty_of_a_models_candidates(
     rates = {problem.solve_rate for problem in problems_of(output).values()}
     assert rates == {0.0}  # random weights solve nothing, and what nobody solves stays
     lines = (output / "phases" / "5-difficulty" / "candidates.jsonl").read_text().splitlines()
-    assert len(lines) == 10 and all(json.loads(line)["candidates"] == 2 for line in lines)
+    assert len(lines) == 11 and all(json.loads(line)["candidates"] == 2 for line in lines)
     assert curate(*words, "--drop-unsolved") == 0
     assert problems_of(output) == {}
-    assert "10 no candidate is right" in capsys.readouterr().out
+    assert "11 no candidate is right" in capsys.readouterr().out
 
 
 def test_a_sandbox_that_does_not_work_is_told_after_reading(

@@ -138,11 +138,14 @@ def curate(
 def phases_of(
     options: CurateOptions, make_judge: Callable[[], Judge], limits: Limits
 ) -> list[Phase]:
-    """The phases after reading, in order."""
+    """The phases after reading, in order.
+
+    References come before duplicates: a prompt whose reference is wrong may not stand for its copies.
+    """
     phases: list[Phase] = [
         MinimumTests(options.min_tests),
-        _duplicates(options),
         References(make_judge, limits),
+        _duplicates(options),
     ]
     if options.difficulty is not None:
         phases.append(_difficulty(options, options.difficulty, make_judge))
