@@ -483,8 +483,8 @@ def _fill_curate(parser: _Parser) -> None:
     )
     parser.add_argument(
         "--isolation",
-        choices=("namespaces", "process"),
-        help="process: limits only, for programs that are trusted (namespaces)",
+        choices=("namespaces", "bubblewrap", "process"),
+        help="process: limits only, for programs that are trusted (namespaces, else bubblewrap)",
     )
 
 

@@ -343,6 +343,31 @@ def test_a_sandbox_that_does_not_work_is_told_after_reading(
     assert (tmp_path / "values" / "problems.jsonl").read_text() == line
 
 
+def test_the_judge_chooses_how_programs_are_shut_in_and_it_is_said_once(
+    inputs: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str | None] = []
+
+    class Refused(command.Judge):
+        """A judge of a machine without namespaces."""
+
+        def __init__(self, workers: Any, limits: Any, isolation: Any) -> None:
+            asked.append(isolation)
+            super().__init__(workers, limits, "process")
+            self.notice = "" if isolation else "Namespaces are refused."
+
+    monkeypatch.setattr(command, "Judge", Refused)
+    words = ("--input", inputs[-1], "--output", tmp_path / "out", "--workers", "1")
+    assert curate(*words) == 0
+    assert asked == [None, None]  # one to see that there is a sandbox, one for the references
+    assert capsys.readouterr().out.count("Namespaces are refused.") == 1
+    assert curate(*words[:3], tmp_path / "other", "--isolation", "bubblewrap") == 0
+    assert asked[2:] == ["bubblewrap"] * 2 and "refused" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -95,7 +95,7 @@ def curate(
     output: Path | str,
     *,
     workers: int | None = None,
-    isolation: Isolation = "namespaces",
+    isolation: Isolation | None = None,
     limits: Limits | None = None,
     quiet: bool = False,
     **options: Any,
@@ -122,10 +122,10 @@ def curate(
     """
     chosen = CurateOptions(**options)
     judge_limits = limits or Limits()
-    make_judge = functools.partial(_start_judge, workers, judge_limits, isolation)
+    say: Say = (lambda text: None) if quiet else print
+    make_judge = _JudgeStarter(workers, judge_limits, isolation, say)
     phases = phases_of(chosen, make_judge, judge_limits)
     sources = sources_of(input)
-    say: Say = (lambda text: None) if quiet else print
     run = _Run(Path(output), say, make_judge)
     outcomes = run.all(sources, phases)
     remove_leftovers(Path(output) / name for name in RESULTS)
@@ -182,11 +182,25 @@ def _difficulty(options: CurateOptions, path: Path, make_judge: Callable[[], Jud
     )
 
 
-def _start_judge(workers: int | None, limits: Limits, isolation: Isolation) -> Judge:
-    try:
-        return Judge(workers, limits, isolation)
-    except SandboxUnavailable as error:
-        raise MissingDependencyError(str(error)) from None
+class _JudgeStarter:
+    """Starts judges, and says once what people should know of how programs are shut in."""
+
+    def __init__(
+        self, workers: int | None, limits: Limits, isolation: Isolation | None, say: Say
+    ) -> None:
+        self._workers, self._limits, self._isolation = workers, limits, isolation
+        self._say = say
+        self._said = ""
+
+    def __call__(self) -> Judge:
+        try:
+            judge = Judge(self._workers, self._limits, self._isolation)
+        except SandboxUnavailable as error:
+            raise MissingDependencyError(str(error)) from None
+        if judge.notice != self._said:
+            self._said = judge.notice
+            self._say(judge.notice)
+        return judge
 
 
 class _Run:
