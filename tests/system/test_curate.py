@@ -240,11 +240,12 @@ def test_a_killed_judge_phase_goes_on(
     monkeypatch.setattr(command, "Judge", Dies)
     assert curate(*words) == 130
     assert not (output / "problems.jsonl").exists()
-    verdicts = (output / "phases" / "3-references" / "verdicts.jsonl").read_text().splitlines()
+    (path,) = (output / "phases" / "measured").glob("verdicts-*.jsonl")
+    verdicts = path.read_text().splitlines()
     assert verdicts
     monkeypatch.undo()
     assert curate(*words) == 0
-    after = (output / "phases" / "3-references" / "verdicts.jsonl").read_text().splitlines()
+    after = path.read_text().splitlines()
     assert after[: len(verdicts)] == verdicts
     assert len({json.loads(line)["id"] for line in after}) == len(after) == 13
     assert (output / "problems.jsonl").read_bytes() == (first / "problems.jsonl").read_bytes()
@@ -255,19 +256,20 @@ def test_a_run_that_was_killed_outright_goes_on(
 ) -> None:
     output = tmp_path / "out"
     words = ["--input", *inputs, "--output", str(output), "--workers", "1"]
-    verdicts = output / "phases" / "3-references" / "verdicts.jsonl"
+    measured = output / "phases" / "measured"
     process = subprocess.Popen(
         [sys.executable, "-m", "megatron_dream", "curate", *words], cwd=repository_root
     )
     try:
         deadline = time.monotonic() + 60
-        while not (verdicts.exists() and verdicts.stat().st_size):
+        while not any(path.stat().st_size for path in measured.glob("verdicts-*.jsonl")):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
     finally:
         process.kill()
         process.wait()
     assert not (output / "problems.jsonl").exists()
+    (verdicts,) = measured.glob("verdicts-*.jsonl")
     with open(verdicts, "ab") as stream:
         stream.write(b'{"id": "half')  # what a kill in the middle of a line leaves
     begun = verdicts.read_bytes().rpartition(b"\n")[0]
@@ -301,7 +303,10 @@ def test_difficulty_of_a_file_and_what_came_out_as_input(
 
 
 def test_difficulty_of_a_models_candidates(
-    first: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    first: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = make_tiny_export(tmp_path / "model" / "export")
     output = tmp_path / "out"
@@ -317,8 +322,10 @@ def test_difficulty_of_a_models_candidates(
     assert curate(*words) == 0
     rates = {problem.solve_rate for problem in problems_of(output).values()}
     assert rates == {0.0}  # random weights solve nothing, and what nobody solves stays
-    lines = (output / "phases" / "5-difficulty" / "candidates.jsonl").read_text().splitlines()
-    assert len(lines) == 11 and all(json.loads(line)["candidates"] == 2 for line in lines)
+    (path,) = (output / "phases" / "measured").glob("candidates-*.jsonl")
+    lines = [line for text in path.read_text().splitlines() for line in json.loads(text)["batch"]]
+    assert len(lines) == 11 and all(line["candidates"] == 2 for line in lines)
+    monkeypatch.setattr(command, "load_candidates", lambda *_: 1 / 0)  # nothing is asked again
     assert curate(*words, "--drop-unsolved") == 0
     assert problems_of(output) == {}
     assert "11 no candidate is right" in capsys.readouterr().out

@@ -124,7 +124,7 @@ def curate(
     judge_limits = limits or Limits()
     say: Say = (lambda text: None) if quiet else print
     make_judge = _JudgeStarter(workers, judge_limits, isolation, say)
-    phases = phases_of(chosen, make_judge, judge_limits)
+    phases = phases_of(chosen, make_judge)
     sources = sources_of(input)
     run = _Run(Path(output), say, make_judge)
     outcomes = run.all(sources, phases)
@@ -135,16 +135,14 @@ def curate(
     return outcomes
 
 
-def phases_of(
-    options: CurateOptions, make_judge: Callable[[], Judge], limits: Limits
-) -> list[Phase]:
+def phases_of(options: CurateOptions, make_judge: _JudgeStarter) -> list[Phase]:
     """The phases after reading, in order.
 
     References come before duplicates: a prompt whose reference is wrong may not stand for its copies.
     """
     phases: list[Phase] = [
         MinimumTests(options.min_tests),
-        References(make_judge, limits),
+        References(make_judge, make_judge.identity()),
         _duplicates(options),
     ]
     if options.difficulty is not None:
@@ -165,7 +163,7 @@ def _duplicates(options: CurateOptions) -> Duplicates:
     return Duplicates(options.similarity, make, identity)
 
 
-def _difficulty(options: CurateOptions, path: Path, make_judge: Callable[[], Judge]) -> Phase:
+def _difficulty(options: CurateOptions, path: Path, make_judge: _JudgeStarter) -> Phase:
     if not path.exists():
         raise ModelFolderError(f"{path} does not exist; name a model's folder or a file of rates.")
     if path.is_file():
@@ -174,7 +172,7 @@ def _difficulty(options: CurateOptions, path: Path, make_judge: Callable[[], Jud
     return Candidates(
         functools.partial(load_candidates, path, drawing),
         make_judge,
-        {**folder_identity(path), **vars(drawing)},
+        {**folder_identity(path), **vars(drawing), **make_judge.identity()},
         options.candidates,
         options.seed,
         options.candidate_batch,
@@ -191,6 +189,10 @@ class _JudgeStarter:
         self._workers, self._limits, self._isolation = workers, limits, isolation
         self._say = say
         self._said = ""
+
+    def identity(self) -> dict[str, Any]:
+        """Plain values that verdicts depend on."""
+        return {"limits": vars(self._limits), "isolation": self._isolation or "auto"}
 
     def __call__(self) -> Judge:
         try:
@@ -212,6 +214,7 @@ class _Run:
 
     def __init__(self, output: Path, say: Say, make_judge: Callable[[], Judge]) -> None:
         self._phases = output / "phases"
+        self._measured = self._phases / "measured"
         self._say = say
         self._make_judge = make_judge
         self._gone: set[str] = set()
@@ -239,9 +242,8 @@ class _Run:
         if outcome is not None:
             return self._done("read", folder, outcome)
         started = time.monotonic()
-        prepare_folder(folder, identity)
+        prepare_folder(folder)
         decisions: list[Decision] = []
-        remove_leftovers([folder / PROBLEMS])
         outcome, needs_judge = Outcome("read"), False
         with atomic_write(folder / PROBLEMS) as stream:
             for found in read_sources(sources):
@@ -269,9 +271,9 @@ class _Run:
         if outcome is not None:
             return self._done(phase.name, folder, outcome)
         started = time.monotonic()
-        prepare_folder(folder, identity)
+        prepare_folder(folder)
         outcome = Outcome(phase.name, num_before)
-        decisions = list(phase.decide(self._left, folder, outcome.notes))
+        decisions = list(phase.decide(self._left, self._measured, outcome.notes))
         return self._finished(folder, identity, outcome, decisions, started)
 
     def _finished(

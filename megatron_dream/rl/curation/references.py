@@ -9,13 +9,14 @@ from __future__ import annotations
 import collections
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from ...sandbox import Judge, Limits, Outcome, Verdict
+from ...sandbox import Judge, Outcome, Verdict
 from ..problems import RlProblem
 from .decision import Decision
+from .measured import measured_file, problem_digest
 from .phase import Phase, Problems
 from .progress_file import ProgressFile
 
@@ -54,39 +55,42 @@ class References(Phase):
 
     Attributes:
         make_judge: starts the judge, when there is something to judge.
-        limits: of each program.
+        judge_identity: what verdicts depend on besides the problem: limits, how programs are shut in.
     """
 
     name: ClassVar[str] = "references"
 
     make_judge: JudgeMaker
-    limits: Limits
+    judge_identity: dict[str, Any] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
         """See the base class."""
-        return {"limits": vars(self.limits)}
+        return {"judge": self.judge_identity}
 
     def decide(self, problems: Problems, folder: Path, notes: list[str]) -> Iterator[Decision]:
         """See the base class."""
         num_with = num_without = 0
-        with ProgressFile(folder / "verdicts.jsonl") as progress:
-            said = {line["id"]: line for line in progress.lines}
-            again = {
-                name for name, line in said.items() if line["outcome"] == Outcome.INFRASTRUCTURE
+        path = measured_file(folder, "verdicts", self.judge_identity).with_suffix(".jsonl")
+        with ProgressFile(path) as progress:
+            said = {line["problem"]: line for line in progress.lines}
+            known = {
+                digest for digest, line in said.items() if line["outcome"] != Outcome.INFRASTRUCTURE
             }
+            is_more = False
             for problem in problems():
                 has_reference = reference_program(problem) is not None
                 num_with, num_without = num_with + has_reference, num_without + (not has_reference)
-            if num_with > len(said) - len(again):
+                is_more = is_more or (has_reference and problem_digest(problem) not in known)
+            if is_more:
                 with self.make_judge() as judge:
-                    for name, verdict in judged(judge, _unjudged(problems, said.keys() - again)):
+                    for (name, digest), verdict in judged(judge, _unjudged(problems, known)):
                         detail = " ".join(f"{verdict.test} {verdict.detail}".split())[:_SAID]
-                        line = {"id": name, "outcome": verdict.outcome.value, "detail": detail}
-                        said[name] = line
-                        progress.add(line)
+                        line = {"problem": digest, "id": name}
+                        said[digest] = line | {"outcome": verdict.outcome.value, "detail": detail}
+                        progress.add(said[digest])
         notes.append(f"{num_with:,} have a reference, {num_without:,} have none and go on")
         for problem in problems():
-            line = said.get(problem.id, {"outcome": Outcome.PASSED})
+            line = said.get(problem_digest(problem), {"outcome": Outcome.PASSED})
             if line["outcome"] == Outcome.INFRASTRUCTURE:
                 yield Decision(problem.id, "apart", "not judged (infrastructure)", line["detail"])
             elif line["outcome"] != Outcome.PASSED:
@@ -94,8 +98,10 @@ class References(Phase):
                 yield Decision(problem.id, "dropped", reason, line["detail"])
 
 
-def _unjudged(problems: Problems, known: set[str]) -> Iterator[tuple[str, str, RlProblem]]:
+def _unjudged(
+    problems: Problems, known: set[str]
+) -> Iterator[tuple[tuple[str, str], str, RlProblem]]:
     for problem in problems():
-        program = reference_program(problem)
-        if program is not None and problem.id not in known:
-            yield problem.id, program, problem
+        program, digest = reference_program(problem), problem_digest(problem)
+        if program is not None and digest not in known:
+            yield (problem.id, digest), program, problem

@@ -17,6 +17,7 @@ from megatron_dream.rl.curation import duplicates
 from megatron_dream.rl.curation.duplicates import Duplicates
 from megatron_dream.rl.curation.embedding import TransformerEmbedder
 from megatron_dream.rl.curation.schemas.wording import ask_for_script
+from megatron_dream.rl.curation.vector_store import VectorStore
 from megatron_dream.rl.problems import RlProblem
 from tests.unit.rl.curation.helpers import decide, function, value
 
@@ -119,6 +120,34 @@ def test_a_killed_run_goes_on_with_the_vectors_that_it_has(
     later = HashingEmbedder()
     assert list(decide(Duplicates(0.85, lambda: later), problems, tmp_path)) == ["p3"]
     assert later.num_texts == 3
+
+
+def test_vectors_outlive_thresholds_and_other_prompts(tmp_path: Path) -> None:
+    embedder = HashingEmbedder()
+    decide(Duplicates(0.85, lambda: embedder, "e"), asked("a b", "c d", "e f"), tmp_path)
+    assert embedder.num_texts == 3
+    found = decide(
+        Duplicates(0.5, lambda: embedder, "e"), asked("e f", "x", "b a", "a b"), tmp_path
+    )
+    assert embedder.num_texts == 5 and found["p3"].detail == "1.000 p2"
+    decide(Duplicates(0.85, lambda: embedder, "other"), asked("a b"), tmp_path)
+    assert embedder.num_texts == 6
+
+
+def test_rows_that_a_kill_left_half_written_are_cut_away(tmp_path: Path) -> None:
+    store = VectorStore(tmp_path / "v", 3)
+    digests = [bytes([k]) * 32 for k in range(3)]
+    vectors = np.arange(6, dtype=np.float32).reshape(2, 3)
+    store.add(digests[:2], vectors)
+    for name, rest in (("v.f16", b"half of a row, and more"), ("v.sha256", b"half")):
+        with open(tmp_path / name, "ab") as stream:
+            stream.write(rest)
+    store = VectorStore(tmp_path / "v", 3)
+    assert digests[1] in store and digests[2] not in store
+    store.add(digests[2:], vectors[:1] + 10)
+    rows = VectorStore(tmp_path / "v", 3).rows([digests[2], digests[0], digests[1]])
+    assert len(rows) == 3
+    np.testing.assert_array_equal(rows[0:3], [[10, 11, 12], [0, 1, 2], [3, 4, 5]])
 
 
 @pytest.fixture(scope="module")

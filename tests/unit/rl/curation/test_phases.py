@@ -16,9 +16,11 @@ from megatron_dream.errors import ConfigError, DataError
 from megatron_dream.rl.curation.balance import Balance, shares_of, targets
 from megatron_dream.rl.curation.difficulty import ALL, NONE, Candidates, RatesOfFile, read_rates
 from megatron_dream.rl.curation.minimum_tests import MinimumTests
+from megatron_dream.rl.curation.phase import Outcome as PhaseOutcome
+from megatron_dream.rl.curation.phase import done_outcome, finish, prepare_folder
 from megatron_dream.rl.curation.progress_file import ProgressFile
 from megatron_dream.rl.curation.references import References, reference_program
-from megatron_dream.sandbox import Limits, Outcome, Problem, Verdict
+from megatron_dream.sandbox import Outcome, Problem, Verdict
 from tests.unit.rl.curation.helpers import Script, decide, function, script, value
 
 
@@ -158,7 +160,7 @@ def test_references_have_to_pass(tmp_path: Path) -> None:
         "slow": Outcome.TIMEOUT,
     }
     judge, notes = TableJudge(outcomes), []
-    found = decide(References(lambda: judge, Limits()), problems, tmp_path, notes)
+    found = decide(References(lambda: judge), problems, tmp_path, notes)
     assert {name: (d.fate, d.reason) for name, d in found.items()} == {
         "wrong": ("dropped", "reference: failed"),
         "lost": ("apart", "not judged (infrastructure)"),
@@ -167,10 +169,10 @@ def test_references_have_to_pass(tmp_path: Path) -> None:
     assert notes == ["4 have a reference, 2 have none and go on"]
     # A second time only what was lost is tried, and it may be found right.
     judge = TableJudge({"lost": Outcome.PASSED})
-    found = decide(References(lambda: judge, Limits()), problems, tmp_path)
+    found = decide(References(lambda: judge), problems, tmp_path)
     assert judge.asked == ["lost"] and sorted(found) == ["slow", "wrong"]
     # A third time no judge is started.
-    assert sorted(decide(References(_no_judge, Limits()), problems, tmp_path)) == ["slow", "wrong"]
+    assert sorted(decide(References(_no_judge), problems, tmp_path)) == ["slow", "wrong"]
 
 
 def _no_judge() -> Any:
@@ -299,6 +301,58 @@ def test_a_killed_run_asks_again_only_for_the_rest_and_with_the_same_seeds(tmp_p
     rest = Script(answers)
     assert decide(dataclasses.replace(phase, make_model=lambda: rest), problems, killed) == wanted
     assert rest.asked == whole.asked[4:]
+
+
+def test_candidates_are_not_asked_again_for_other_decisions(tmp_path: Path) -> None:
+    """Whatever is asked before, after or beside them, and whatever their ids."""
+    answers = {f"What is q{k}?": ['{"output": 7}', "x"] for k in range(6)}
+    model = Script(answers)
+    phase = Candidates(lambda: model, _no_judge, num_candidates=2, batch_size=2)
+    decide(phase, [value("q1"), value("q2"), value("q4")], tmp_path)
+    assert len(model.asked) == 3
+    more = [dataclasses.replace(value(f"q{k}"), id=f"n{k}") for k in range(6)]
+    other = dataclasses.replace(phase, drops_unsolved=True, batch_size=3)
+    assert len(decide(other, more, tmp_path)) == 6
+    assert [text for text, _ in model.asked[3:]] == [f"What is q{k}?" for k in (0, 3, 5)]
+    # Another seed or model, another answer to a prompt: measured anew, beside the old.
+    decide(dataclasses.replace(phase, seed=1), more[:1], tmp_path)
+    decide(dataclasses.replace(phase, described={"model": "b"}), more[:1], tmp_path)
+    decide(phase, [value("q1", answer="8")], tmp_path)
+    assert len(model.asked) == 9
+    decide(phase, more, tmp_path)
+    assert len(model.asked) == 9
+
+
+def test_references_are_judged_again_only_by_another_judge(tmp_path: Path) -> None:
+    problems = [function("a", reference="good"), function("b", reference="bad")]
+    judge = TableJudge({"good": Outcome.PASSED, "bad": Outcome.FAILED})
+    decide(References(lambda: judge, {"isolation": "auto"}), problems, tmp_path)
+    renamed = [dataclasses.replace(problems[1], id="c")]
+    assert list(decide(References(_no_judge, {"isolation": "auto"}), renamed, tmp_path)) == ["c"]
+    decide(References(lambda: judge, {"isolation": "process"}), problems, tmp_path)
+    decide(References(_no_judge, {"isolation": "auto"}), problems, tmp_path)
+    assert judge.asked == ["good", "bad"] * 2
+
+
+def test_a_removal_that_is_killed_leaves_no_phase_that_looks_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "2-tests"
+    prepare_folder(folder)
+    finish(folder, "old", PhaseOutcome("tests"), [])
+    assert done_outcome(folder, "old") is not None
+
+    def killed(*_: Any, **__: Any) -> None:
+        if (tmp_path / ".2-tests.removed").exists():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_folder(folder)
+    assert not folder.exists()
+    monkeypatch.undo()
+    prepare_folder(folder)
+    assert list(tmp_path.iterdir()) == [folder] and not list(folder.iterdir())
 
 
 def test_half_a_line_of_progress_is_cut_away(tmp_path: Path) -> None:
