@@ -19,6 +19,8 @@ from megatron_dream.sandbox import SandboxUnavailable
 from tests.system.tiny_export import make_tiny_export
 
 CHECKS = 5
+# what spins is to run out of CPU time, however busy the machine is
+LIMITS = ("--judge-cpu-seconds", "2", "--judge-wall-seconds", "120")
 
 
 def kodcode(name: str, question: str, solution: str, test: str) -> dict[str, Any]:
@@ -145,7 +147,7 @@ def write_inputs(folder: Path) -> list[str]:
 
 
 def curate(*words: str | Path) -> int:
-    return cli.main(["curate", *map(str, words)])
+    return cli.main(["curate", *LIMITS, *map(str, words)])
 
 
 def problems_of(output: Path) -> dict[str, RlProblem]:
@@ -258,7 +260,7 @@ def test_a_run_that_was_killed_outright_goes_on(
     words = ["--input", *inputs, "--output", str(output), "--workers", "1"]
     measured = output / "phases" / "measured"
     process = subprocess.Popen(
-        [sys.executable, "-m", "megatron_dream", "curate", *words], cwd=repository_root
+        [sys.executable, "-m", "megatron_dream", "curate", *LIMITS, *words], cwd=repository_root
     )
     try:
         deadline = time.monotonic() + 60
@@ -357,12 +359,14 @@ def test_the_judge_chooses_how_programs_are_shut_in_and_it_is_said_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[str | None] = []
+    seconds: list[tuple[int, float]] = []
 
     class Refused(command.Judge):
         """A judge of a machine without namespaces."""
 
         def __init__(self, workers: Any, limits: Any, isolation: Any) -> None:
             asked.append(isolation)
+            seconds.append((limits.cpu, limits.wall))
             super().__init__(workers, limits, "process")
             self.notice = "" if isolation else "Namespaces are refused."
 
@@ -371,7 +375,9 @@ def test_the_judge_chooses_how_programs_are_shut_in_and_it_is_said_once(
     assert curate(*words) == 0
     assert asked == [None, None]  # one to see that there is a sandbox, one for the references
     assert capsys.readouterr().out.count("Namespaces are refused.") == 1
-    assert curate(*words[:3], tmp_path / "other", "--isolation", "bubblewrap") == 0
+    words = (*words[:3], tmp_path / "other", "--isolation", "bubblewrap")
+    assert curate(*words, "--judge-cpu-seconds", "7", "--judge-wall-seconds", "8.5") == 0
+    assert seconds == [(2, 120.0)] * 2 + [(7, 8.5)] * 2
     assert asked[2:] == ["bubblewrap"] * 2 and "refused" not in capsys.readouterr().out
 
 
@@ -382,6 +388,8 @@ def test_the_judge_chooses_how_programs_are_shut_in_and_it_is_said_once(
         (["--similarity", "1.5"], "--similarity is 1.5"),
         (["--temperature", "0"], "--temperature is 0"),
         (["--candidates", "0"], "--candidates is 0"),
+        (["--judge-cpu-seconds", "0"], "--judge-cpu-seconds is 0"),
+        (["--judge-wall-seconds", "0"], "--judge-wall-seconds is 0"),
         (["--balance", "functions=1"], "--balance functions=1"),
         (["--difficulty", "nowhere"], "nowhere"),
         (["--embeddings", "nowhere"], "nowhere"),

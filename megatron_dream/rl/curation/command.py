@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,8 @@ class CurateOptions:
         balance: shares by kind, such as function=1,stdin=1,output=1; None: as there are.
         max_problems: at most so many in the end; None: all.
         seed: of the candidates.
+        judge_cpu_seconds: of each process of a judged program.
+        judge_wall_seconds: of all of it.
     """
 
     min_tests: int = 5
@@ -70,10 +73,18 @@ class CurateOptions:
     balance: str | None = None
     max_problems: int | None = None
     seed: int = 0
+    judge_cpu_seconds: int = Limits.cpu
+    judge_wall_seconds: float = Limits.wall
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        for name in ("candidates", "max_new_tokens", "candidate_batch", "max_problems"):
+        for name in (
+            "candidates",
+            "max_new_tokens",
+            "candidate_batch",
+            "max_problems",
+            "judge_cpu_seconds",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value}; give 1 or more.")
@@ -83,6 +94,10 @@ class CurateOptions:
         if not 0 < self.similarity <= 1:
             raise ConfigError(
                 f"--similarity is {self.similarity}; give a cosine over 0, at most 1."
+            )
+        if not 0 < self.judge_wall_seconds < math.inf:
+            raise ConfigError(
+                f"--judge-wall-seconds is {self.judge_wall_seconds}; give a number over 0."
             )
         if self.temperature <= 0:
             raise ConfigError(
@@ -96,7 +111,6 @@ def curate(
     *,
     workers: int | None = None,
     isolation: Isolation | None = None,
-    limits: Limits | None = None,
     quiet: bool = False,
     **options: Any,
 ) -> list[Outcome]:
@@ -110,7 +124,6 @@ def curate(
             dropped.jsonl, and phases/ with what a resumed call needs.
         workers: programs judged at once; None: one for each CPU.
         isolation: see ``Judge``.
-        limits: of each program.
         quiet: print nothing.
         options: fields of ``CurateOptions``.
 
@@ -121,9 +134,9 @@ def curate(
         UserError: one sentence: bad options or inputs, a model that cannot be loaded, no sandbox.
     """
     chosen = CurateOptions(**options)
-    judge_limits = limits or Limits()
+    limits = Limits(cpu=chosen.judge_cpu_seconds, wall=chosen.judge_wall_seconds)
     say: Say = (lambda text: None) if quiet else print
-    make_judge = _JudgeStarter(workers, judge_limits, isolation, say)
+    make_judge = _JudgeStarter(workers, limits, isolation, say)
     phases = phases_of(chosen, make_judge)
     sources = sources_of(input)
     run = _Run(Path(output), say, make_judge)

@@ -1,7 +1,9 @@
 """Phase references: a solution that comes with a problem has to pass its tests; else one of them is wrong.
 
 Both come from strangers and are run as every candidate is (sandbox). What says nothing of the solution
-(infrastructure, after the judge's own tries) is kept apart, and tried again when the phase is resumed.
+(infrastructure, after the judge's own tries) is kept apart, and tried again when the phase is run again. So
+is what ran out of wall-clock time and not of CPU time, on a machine that was busy or by waiting: it is tried
+once more with nothing beside it.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from .progress_file import ProgressFile
 JudgeMaker = Callable[[], Judge]
 _AHEAD = 4  # for each worker, waiting
 _SAID = 300
+LATE = "reference: out of wall-clock time twice"
 Named = TypeVar("Named")
 
 
@@ -76,6 +79,8 @@ class References(Phase):
             known = {
                 digest for digest, line in said.items() if line["outcome"] != Outcome.INFRASTRUCTURE
             }
+            for digest in [d for d in known if _needs_another_try(said[d])]:
+                known.remove(digest)
             is_more = False
             for problem in problems():
                 has_reference = reference_program(problem) is not None
@@ -83,19 +88,50 @@ class References(Phase):
                 is_more = is_more or (has_reference and problem_digest(problem) not in known)
             if is_more:
                 with self.make_judge() as judge:
-                    for (name, digest), verdict in judged(judge, _unjudged(problems, known)):
-                        detail = " ".join(f"{verdict.test} {verdict.detail}".split())[:_SAID]
-                        line = {"problem": digest, "id": name}
-                        said[digest] = line | {"outcome": verdict.outcome.value, "detail": detail}
-                        progress.add(said[digest])
+                    for line in _lines(judge, problems, known):
+                        said[line["problem"]] = line
+                        progress.add(line)
         notes.append(f"{num_with:,} have a reference, {num_without:,} have none and go on")
         for problem in problems():
             line = said.get(problem_digest(problem), {"outcome": Outcome.PASSED})
             if line["outcome"] == Outcome.INFRASTRUCTURE:
                 yield Decision(problem.id, "apart", "not judged (infrastructure)", line["detail"])
+            elif line.get("is_late"):
+                yield Decision(problem.id, "apart", LATE, line["detail"])
             elif line["outcome"] != Outcome.PASSED:
                 reason = f"reference: {line['outcome']}"
                 yield Decision(problem.id, "dropped", reason, line["detail"])
+
+
+def _lines(judge: Judge, problems: Problems, known: set[str]) -> Iterator[dict[str, Any]]:
+    """Verdicts on references as they come; then those of the late ones, alone."""
+    late: set[str] = set()
+    for (name, digest), verdict in judged(judge, _unjudged(problems, known)):
+        if _is_late(verdict):
+            late.add(digest)
+        yield _line(name, digest, verdict)
+    for problem in problems():
+        program, digest = reference_program(problem), problem_digest(problem)
+        if digest in late and program is not None:
+            late.remove(digest)
+            assert problem.problem is not None
+            verdict = judge.submit(program, problem.problem).result()
+            yield _line(problem.id, digest, verdict) | {"alone": True}
+
+
+def _line(name: str, digest: str, verdict: Verdict) -> dict[str, Any]:
+    detail = " ".join(f"{verdict.test} {verdict.detail}".split())[:_SAID]
+    line = {"problem": digest, "id": name, "outcome": verdict.outcome.value, "detail": detail}
+    return line | {"is_late": True} if _is_late(verdict) else line
+
+
+def _is_late(verdict: Verdict) -> bool:
+    """Whether only the wall's clock ended it: the details of timeouts are the judge's own words."""
+    return verdict.outcome is Outcome.TIMEOUT and not verdict.detail.endswith("s of CPU")
+
+
+def _needs_another_try(line: dict[str, Any]) -> bool:
+    return bool(line.get("is_late") and not line.get("alone"))
 
 
 def _unjudged(

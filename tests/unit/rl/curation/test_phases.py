@@ -29,14 +29,14 @@ class TableJudge:
 
     workers = 1
 
-    def __init__(self, outcomes: dict[str, Outcome]) -> None:
-        self.outcomes = outcomes
+    def __init__(self, outcomes: dict[str, Outcome], detail: str = "said") -> None:
+        self.outcomes, self.detail = outcomes, detail
         self.asked: list[str] = []
 
     def submit(self, program: str, problem: Problem) -> Future[Verdict]:
         self.asked.append(program)
         future: Future[Verdict] = Future()
-        future.set_result(Verdict(self.outcomes[program], detail="said"))
+        future.set_result(Verdict(self.outcomes[program], detail=self.detail))
         return future
 
     def __enter__(self) -> TableJudge:
@@ -159,7 +159,7 @@ def test_references_have_to_pass(tmp_path: Path) -> None:
         "lost": Outcome.INFRASTRUCTURE,
         "slow": Outcome.TIMEOUT,
     }
-    judge, notes = TableJudge(outcomes), []
+    judge, notes = TableJudge(outcomes, "the program: more than 5 s of CPU"), []
     found = decide(References(lambda: judge), problems, tmp_path, notes)
     assert {name: (d.fate, d.reason) for name, d in found.items()} == {
         "wrong": ("dropped", "reference: failed"),
@@ -173,6 +173,45 @@ def test_references_have_to_pass(tmp_path: Path) -> None:
     assert judge.asked == ["lost"] and sorted(found) == ["slow", "wrong"]
     # A third time no judge is started.
     assert sorted(decide(References(_no_judge), problems, tmp_path)) == ["slow", "wrong"]
+
+
+def test_references_that_are_only_late_are_tried_alone_and_kept_apart(tmp_path: Path) -> None:
+    class Busy(TableJudge):
+        """Late where others wait; what spins and what waits stay as they are."""
+
+        def submit(self, program: str, problem: Problem) -> Future[Verdict]:
+            future: Future[Verdict] = Future()
+            is_first = program not in self.asked
+            self.asked.append(program)
+            late = Verdict(Outcome.TIMEOUT, detail="more than 15 s in all")
+            found = {
+                "spins": Verdict(Outcome.TIMEOUT, detail="the program: more than 5 s of CPU"),
+                "waits": late,
+                "slow": late if is_first else Verdict(Outcome.PASSED),
+                "wrong": late if is_first else Verdict(Outcome.FAILED),
+            }
+            future.set_result(found[program])
+            return future
+
+    judge = Busy({})
+    problems = [function(name, reference=name) for name in ("slow", "spins", "waits", "wrong")]
+    found = decide(References(lambda: judge), problems, tmp_path)
+    assert judge.asked == ["slow", "spins", "waits", "wrong", "slow", "waits", "wrong"]
+    told = {name: (d.fate, d.reason) for name, d in found.items()}
+    assert told == {
+        "spins": ("dropped", "reference: timeout"),
+        "waits": ("apart", "reference: out of wall-clock time twice"),
+        "wrong": ("dropped", "reference: failed"),
+    }
+    assert decide(References(_no_judge), problems, tmp_path) == found
+    # A run that was killed before the second try makes it.
+    (path,) = tmp_path.glob("verdicts-*.jsonl")
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:4]))
+    assert decide(References(lambda: judge), problems, tmp_path).keys() == {
+        "spins",
+        "waits",
+        "wrong",
+    }
 
 
 def _no_judge() -> Any:
