@@ -21,6 +21,7 @@ from .decision import Decision
 from .measured import measured_file, problem_digest
 from .phase import Phase, Problems
 from .progress_file import ProgressFile
+from .testcode import parsed
 
 JudgeMaker = Callable[[], Judge]
 _AHEAD = 4  # for each worker, waiting
@@ -30,11 +31,18 @@ Named = TypeVar("Named")
 
 
 def reference_program(problem: RlProblem) -> str | None:
-    """The reference as a whole program: behind its prompt, as HumanEval's are."""
+    """The reference as a whole program.
+
+    Behind its prompt, as HumanEval's are, where that makes Python; else, such as behind a prompt in words, it
+    is a program itself and is run as those of responses are.
+    """
     if problem.problem is None or problem.problem.reference is None:
         return None
-    before = problem.problem.prompt if problem.kind == "function" else ""
-    return f"{before}\n{problem.problem.reference}" if before else problem.problem.reference
+    reference = problem.problem.reference
+    if problem.kind != "function":
+        return reference
+    whole = f"{problem.problem.prompt}\n{reference}" if problem.problem.prompt else reference
+    return whole if parsed(whole) is not None else problem.program(reference)
 
 
 def judged(

@@ -229,6 +229,25 @@ def test_a_reference_stands_behind_its_prompt() -> None:
     assert names["f"](3) == 3
 
 
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "Write f, which doubles a number.",
+        "",
+        "def f(x):\n",
+        "import math\n\ndef f(x):\n    'Double it.'\n",
+    ],
+)
+def test_a_reference_that_is_a_whole_program_is_one_behind_any_prompt(prompt: str) -> None:
+    reference = "def f(x):\n    return 2 * x\n"
+    problem = Problem("h", prompt=prompt, functions=("f",), reference=reference)
+    whole = reference_program(dataclasses.replace(function("h"), problem=problem))
+    assert whole is not None
+    names: dict[str, Any] = {}
+    exec(whole, names)
+    assert names["f"](3) == 6 and ("math" in names) == ("math" in prompt)
+
+
 def test_rates_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "rates.jsonl"
     path.write_text(
