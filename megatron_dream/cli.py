@@ -472,8 +472,12 @@ def _fill_curate(parser: _Parser) -> None:
         ("--max-problems", "at most so many in the end (all)"),
         ("--seed", "of the candidates (0)"),
         ("--workers", "programs judged at once (one a CPU)"),
+        ("--judge-cpu-seconds", "of each process of a judged program (5)"),
     ):
         parser.add_argument(flag, type=int, metavar="N", help=text)
+    parser.add_argument(
+        "--judge-wall-seconds", type=float, metavar="S", help="of a judged program in all (15)"
+    )
     parser.add_argument("--temperature", type=float, metavar="T", help="of the candidates (1.0)")
     parser.add_argument(
         "--drop-unsolved", action="store_true", help="drop what no candidate solves as well"
@@ -483,8 +487,8 @@ def _fill_curate(parser: _Parser) -> None:
     )
     parser.add_argument(
         "--isolation",
-        choices=("namespaces", "process"),
-        help="process: limits only, for programs that are trusted (namespaces)",
+        choices=("namespaces", "bubblewrap", "process"),
+        help="process: limits only, for programs that are trusted (namespaces, else bubblewrap)",
     )
 
 

@@ -16,6 +16,8 @@ from typing import Any
 _FENCE = re.compile(r"^[ \t]*```([^\n`]*)\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
 FIELDS = ("output", "input")
 _MAX_OBJECT = 100_000  # characters that are searched for an object
+_MAX_INTEGER = 10**4000  # larger ones Python does not print (it stops at 4300 digits)
+_MAX_DEPTH = 100  # of lists and objects; no answer is deeper
 _MISSING = object()
 
 
@@ -41,7 +43,7 @@ def value_of(text: str) -> Any | None:
     """The predicted value of a response: a field ``output`` or ``input`` if there is one, else the whole.
 
     Returns:
-        A normalised value that ``==`` compares, or None where there is none.
+        A normalised value that ``==`` compares, or None where there is none that ``normalised`` takes.
     """
     blocks = fenced_blocks(text)
     body = (blocks[0] if blocks else text).strip()
@@ -54,20 +56,27 @@ def value_of(text: str) -> Any | None:
         found = next((found[name] for name in FIELDS if name in found), found)
     try:
         return ("value", normalised(found))
-    except RecursionError:  # nested deeper than any answer
+    except (ValueError, RecursionError):
         return None
 
 
-def normalised(value: Any) -> Any:
+def normalised(value: Any, depth: int = 0) -> Any:
     """One form for what is written in several: 1.0 and 1, tuples and lists, text that holds a literal.
 
     Numbers are compared to 12 digits; strings without spaces at their ends; a string that reads as a Python
-    literal other than a string is that literal.
+    literal other than a string (or ``...``, which is text) is that literal. ``depth``: of what it lies in.
+
+    Raises:
+        ValueError: what no answer holds: integers of more than 4000 digits, complex numbers, bytes, lists and
+            objects nested more than 100 deep.
     """
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"nested more than {_MAX_DEPTH} deep")
     if isinstance(value, str):
         text = value.strip()
         literal = _literal(text)
-        return text if isinstance(literal, str) or literal is _MISSING else normalised(literal)
+        is_text = literal is _MISSING or literal is ... or isinstance(literal, str)
+        return text if is_text else normalised(literal, depth + 1)
     if value is None or isinstance(value, bool):
         return ("constant", value)
     if isinstance(value, float) and not math.isfinite(value):
@@ -76,15 +85,21 @@ def normalised(value: Any) -> Any:
         value = float(f"{value:.12g}")
         return ("number", int(value) if value.is_integer() else value)
     if isinstance(value, int):
+        if abs(value) >= _MAX_INTEGER:
+            raise ValueError("an integer of more than 4000 digits")
         return ("number", value)
+
+    def inner(item: Any) -> Any:
+        return normalised(item, depth + 1)
+
     if isinstance(value, dict):
-        pairs = [(normalised(key), normalised(item)) for key, item in value.items()]
+        pairs = [(inner(key), inner(item)) for key, item in value.items()]
         return ("object", sorted(pairs, key=repr))
     if isinstance(value, (set, frozenset)):
-        return ("set", sorted((normalised(item) for item in value), key=repr))
+        return ("set", sorted(map(inner, value), key=repr))
     if isinstance(value, (list, tuple)):
-        return ("list", [normalised(item) for item in value])
-    return ("other", repr(value))
+        return ("list", [inner(item) for item in value])
+    raise ValueError(f"{type(value).__name__} is no type of an answer")
 
 
 def _json(text: str) -> Any:
@@ -99,7 +114,8 @@ def _literal(text: str) -> Any:
         return _MISSING
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+    # SystemError: the parser of some Pythons 3.11 says so of deep nesting
+    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError, SystemError):
         return _MISSING
 
 

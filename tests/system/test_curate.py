@@ -19,6 +19,8 @@ from megatron_dream.sandbox import SandboxUnavailable
 from tests.system.tiny_export import make_tiny_export
 
 CHECKS = 5
+# what spins is to run out of CPU time, however busy the machine is
+LIMITS = ("--judge-cpu-seconds", "2", "--judge-wall-seconds", "120")
 
 
 def kodcode(name: str, question: str, solution: str, test: str) -> dict[str, Any]:
@@ -60,6 +62,11 @@ def write_inputs(folder: Path) -> list[str]:
             ),
             kodcode("numpy", "Negate a number.", doubled, "import numpy\n" + checks("2 * k")),
             kodcode("loops", "Spin.", "def f(x):\n    while True: pass\n", checks("k")),
+            # The first of two that ask for the same has a wrong solution: the second stays.
+            kodcode("first", "Quadruple a number.", "def f(x):\n    return x\n", checks("4 * k")),
+            kodcode(
+                "second", "Quadruple a number.", "def f(x):\n    return 4 * x\n", checks("4 * k")
+            ),
             {"question_id": "broken", "question": 3},
         ],
         "deepcoder": [
@@ -140,7 +147,7 @@ def write_inputs(folder: Path) -> list[str]:
 
 
 def curate(*words: str | Path) -> int:
-    return cli.main(["curate", *map(str, words)])
+    return cli.main(["curate", *LIMITS, *map(str, words)])
 
 
 def problems_of(output: Path) -> dict[str, RlProblem]:
@@ -167,28 +174,29 @@ def first(inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_phase_drops_what_it_should_and_says_why(first: Path) -> None:
     assert dropped(first) == {
-        "kodcode.jsonl, line 9": ("read", "broken record"),
+        "kodcode.jsonl, line 11": ("read", "broken record"),
         "guru.jsonl, line 6": ("read", "no code problem (data_source math__x)"),
         "few": ("tests", "fewer than 5 tests"),
         "again": ("duplicates", "same words as an earlier prompt"),
         "wrong": ("references", "reference: failed"),
+        "first": ("references", "reference: failed"),
         "cheat": ("references", "reference: failed"),
         "numpy": ("references", "reference: failed"),
         "loops": ("references", "reference: timeout"),
     }
     kinds = sorted(problem.kind for problem in problems_of(first).values())
-    assert kinds == ["function"] * 5 + ["output"] * 4 + ["stdin"]
+    assert kinds == ["function"] * 6 + ["output"] * 4 + ["stdin"]
     report = json.loads((first / "report.json").read_text())
-    assert report["problems"] == 10 and report["kind"] == {"function": 5, "stdin": 1, "output": 4}
+    assert report["problems"] == 11 and report["kind"] == {"function": 6, "stdin": 1, "output": 4}
     assert [(p["name"], p["num_before"], p["num_after"]) for p in report["phases"]] == [
-        ("read", 18, 16),
-        ("tests", 16, 15),
-        ("duplicates", 15, 14),
-        ("references", 14, 10),
+        ("read", 20, 18),
+        ("tests", 18, 17),
+        ("references", 17, 12),
+        ("duplicates", 12, 11),
     ]
-    assert report["source"]["kodcode/Made"] == 2
+    assert report["source"]["kodcode/Made"] == 3
     text = (first / "report.md").read_text()
-    assert "# 10 problems" in text and "reference: timeout" in text and "--embeddings" in text
+    assert "# 11 problems" in text and "reference: timeout" in text and "--embeddings" in text
     assert (first / "apart.jsonl").read_text() == ""
 
 
@@ -234,13 +242,14 @@ def test_a_killed_judge_phase_goes_on(
     monkeypatch.setattr(command, "Judge", Dies)
     assert curate(*words) == 130
     assert not (output / "problems.jsonl").exists()
-    verdicts = (output / "phases" / "4-references" / "verdicts.jsonl").read_text().splitlines()
+    (path,) = (output / "phases" / "measured").glob("verdicts-*.jsonl")
+    verdicts = path.read_text().splitlines()
     assert verdicts
     monkeypatch.undo()
     assert curate(*words) == 0
-    after = (output / "phases" / "4-references" / "verdicts.jsonl").read_text().splitlines()
+    after = path.read_text().splitlines()
     assert after[: len(verdicts)] == verdicts
-    assert len({json.loads(line)["id"] for line in after}) == len(after) == 10
+    assert len({json.loads(line)["id"] for line in after}) == len(after) == 13
     assert (output / "problems.jsonl").read_bytes() == (first / "problems.jsonl").read_bytes()
 
 
@@ -249,19 +258,20 @@ def test_a_run_that_was_killed_outright_goes_on(
 ) -> None:
     output = tmp_path / "out"
     words = ["--input", *inputs, "--output", str(output), "--workers", "1"]
-    verdicts = output / "phases" / "4-references" / "verdicts.jsonl"
+    measured = output / "phases" / "measured"
     process = subprocess.Popen(
-        [sys.executable, "-m", "megatron_dream", "curate", *words], cwd=repository_root
+        [sys.executable, "-m", "megatron_dream", "curate", *LIMITS, *words], cwd=repository_root
     )
     try:
         deadline = time.monotonic() + 60
-        while not (verdicts.exists() and verdicts.stat().st_size):
+        while not any(path.stat().st_size for path in measured.glob("verdicts-*.jsonl")):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
     finally:
         process.kill()
         process.wait()
     assert not (output / "problems.jsonl").exists()
+    (verdicts,) = measured.glob("verdicts-*.jsonl")
     with open(verdicts, "ab") as stream:
         stream.write(b'{"id": "half')  # what a kill in the middle of a line leaves
     begun = verdicts.read_bytes().rpartition(b"\n")[0]
@@ -295,7 +305,10 @@ def test_difficulty_of_a_file_and_what_came_out_as_input(
 
 
 def test_difficulty_of_a_models_candidates(
-    first: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    first: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = make_tiny_export(tmp_path / "model" / "export")
     output = tmp_path / "out"
@@ -311,11 +324,13 @@ def test_difficulty_of_a_models_candidates(
     assert curate(*words) == 0
     rates = {problem.solve_rate for problem in problems_of(output).values()}
     assert rates == {0.0}  # random weights solve nothing, and what nobody solves stays
-    lines = (output / "phases" / "5-difficulty" / "candidates.jsonl").read_text().splitlines()
-    assert len(lines) == 10 and all(json.loads(line)["candidates"] == 2 for line in lines)
+    (path,) = (output / "phases" / "measured").glob("candidates-*.jsonl")
+    lines = [line for text in path.read_text().splitlines() for line in json.loads(text)["batch"]]
+    assert len(lines) == 11 and all(line["candidates"] == 2 for line in lines)
+    monkeypatch.setattr(command, "load_candidates", lambda *_: 1 / 0)  # nothing is asked again
     assert curate(*words, "--drop-unsolved") == 0
     assert problems_of(output) == {}
-    assert "10 no candidate is right" in capsys.readouterr().out
+    assert "11 no candidate is right" in capsys.readouterr().out
 
 
 def test_a_sandbox_that_does_not_work_is_told_after_reading(
@@ -337,6 +352,35 @@ def test_a_sandbox_that_does_not_work_is_told_after_reading(
     assert (tmp_path / "values" / "problems.jsonl").read_text() == line
 
 
+def test_the_judge_chooses_how_programs_are_shut_in_and_it_is_said_once(
+    inputs: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str | None] = []
+    seconds: list[tuple[int, float]] = []
+
+    class Refused(command.Judge):
+        """A judge of a machine without namespaces."""
+
+        def __init__(self, workers: Any, limits: Any, isolation: Any) -> None:
+            asked.append(isolation)
+            seconds.append((limits.cpu, limits.wall))
+            super().__init__(workers, limits, "process")
+            self.notice = "" if isolation else "Namespaces are refused."
+
+    monkeypatch.setattr(command, "Judge", Refused)
+    words = ("--input", inputs[-1], "--output", tmp_path / "out", "--workers", "1")
+    assert curate(*words) == 0
+    assert asked == [None, None]  # one to see that there is a sandbox, one for the references
+    assert capsys.readouterr().out.count("Namespaces are refused.") == 1
+    words = (*words[:3], tmp_path / "other", "--isolation", "bubblewrap")
+    assert curate(*words, "--judge-cpu-seconds", "7", "--judge-wall-seconds", "8.5") == 0
+    assert seconds == [(2, 120.0)] * 2 + [(7, 8.5)] * 2
+    assert asked[2:] == ["bubblewrap"] * 2 and "refused" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -344,6 +388,8 @@ def test_a_sandbox_that_does_not_work_is_told_after_reading(
         (["--similarity", "1.5"], "--similarity is 1.5"),
         (["--temperature", "0"], "--temperature is 0"),
         (["--candidates", "0"], "--candidates is 0"),
+        (["--judge-cpu-seconds", "0"], "--judge-cpu-seconds is 0"),
+        (["--judge-wall-seconds", "0"], "--judge-wall-seconds is 0"),
         (["--balance", "functions=1"], "--balance functions=1"),
         (["--difficulty", "nowhere"], "nowhere"),
         (["--embeddings", "nowhere"], "nowhere"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,8 @@ class CurateOptions:
         balance: shares by kind, such as function=1,stdin=1,output=1; None: as there are.
         max_problems: at most so many in the end; None: all.
         seed: of the candidates.
+        judge_cpu_seconds: of each process of a judged program.
+        judge_wall_seconds: of all of it.
     """
 
     min_tests: int = 5
@@ -70,10 +73,18 @@ class CurateOptions:
     balance: str | None = None
     max_problems: int | None = None
     seed: int = 0
+    judge_cpu_seconds: int = Limits.cpu
+    judge_wall_seconds: float = Limits.wall
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        for name in ("candidates", "max_new_tokens", "candidate_batch", "max_problems"):
+        for name in (
+            "candidates",
+            "max_new_tokens",
+            "candidate_batch",
+            "max_problems",
+            "judge_cpu_seconds",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value}; give 1 or more.")
@@ -83,6 +94,10 @@ class CurateOptions:
         if not 0 < self.similarity <= 1:
             raise ConfigError(
                 f"--similarity is {self.similarity}; give a cosine over 0, at most 1."
+            )
+        if not 0 < self.judge_wall_seconds < math.inf:
+            raise ConfigError(
+                f"--judge-wall-seconds is {self.judge_wall_seconds}; give a number over 0."
             )
         if self.temperature <= 0:
             raise ConfigError(
@@ -95,8 +110,7 @@ def curate(
     output: Path | str,
     *,
     workers: int | None = None,
-    isolation: Isolation = "namespaces",
-    limits: Limits | None = None,
+    isolation: Isolation | None = None,
     quiet: bool = False,
     **options: Any,
 ) -> list[Outcome]:
@@ -110,7 +124,6 @@ def curate(
             dropped.jsonl, and phases/ with what a resumed call needs.
         workers: programs judged at once; None: one for each CPU.
         isolation: see ``Judge``.
-        limits: of each program.
         quiet: print nothing.
         options: fields of ``CurateOptions``.
 
@@ -121,11 +134,11 @@ def curate(
         UserError: one sentence: bad options or inputs, a model that cannot be loaded, no sandbox.
     """
     chosen = CurateOptions(**options)
-    judge_limits = limits or Limits()
-    make_judge = functools.partial(_start_judge, workers, judge_limits, isolation)
-    phases = phases_of(chosen, make_judge, judge_limits)
-    sources = sources_of(input)
+    limits = Limits(cpu=chosen.judge_cpu_seconds, wall=chosen.judge_wall_seconds)
     say: Say = (lambda text: None) if quiet else print
+    make_judge = _JudgeStarter(workers, limits, isolation, say)
+    phases = phases_of(chosen, make_judge)
+    sources = sources_of(input)
     run = _Run(Path(output), say, make_judge)
     outcomes = run.all(sources, phases)
     remove_leftovers(Path(output) / name for name in RESULTS)
@@ -135,14 +148,15 @@ def curate(
     return outcomes
 
 
-def phases_of(
-    options: CurateOptions, make_judge: Callable[[], Judge], limits: Limits
-) -> list[Phase]:
-    """The phases after reading, in order."""
+def phases_of(options: CurateOptions, make_judge: _JudgeStarter) -> list[Phase]:
+    """The phases after reading, in order.
+
+    References come before duplicates: a prompt whose reference is wrong may not stand for its copies.
+    """
     phases: list[Phase] = [
         MinimumTests(options.min_tests),
+        References(make_judge, make_judge.identity()),
         _duplicates(options),
-        References(make_judge, limits),
     ]
     if options.difficulty is not None:
         phases.append(_difficulty(options, options.difficulty, make_judge))
@@ -162,7 +176,7 @@ def _duplicates(options: CurateOptions) -> Duplicates:
     return Duplicates(options.similarity, make, identity)
 
 
-def _difficulty(options: CurateOptions, path: Path, make_judge: Callable[[], Judge]) -> Phase:
+def _difficulty(options: CurateOptions, path: Path, make_judge: _JudgeStarter) -> Phase:
     if not path.exists():
         raise ModelFolderError(f"{path} does not exist; name a model's folder or a file of rates.")
     if path.is_file():
@@ -171,7 +185,7 @@ def _difficulty(options: CurateOptions, path: Path, make_judge: Callable[[], Jud
     return Candidates(
         functools.partial(load_candidates, path, drawing),
         make_judge,
-        {**folder_identity(path), **vars(drawing)},
+        {**folder_identity(path), **vars(drawing), **make_judge.identity()},
         options.candidates,
         options.seed,
         options.candidate_batch,
@@ -179,11 +193,29 @@ def _difficulty(options: CurateOptions, path: Path, make_judge: Callable[[], Jud
     )
 
 
-def _start_judge(workers: int | None, limits: Limits, isolation: Isolation) -> Judge:
-    try:
-        return Judge(workers, limits, isolation)
-    except SandboxUnavailable as error:
-        raise MissingDependencyError(str(error)) from None
+class _JudgeStarter:
+    """Starts judges, and says once what people should know of how programs are shut in."""
+
+    def __init__(
+        self, workers: int | None, limits: Limits, isolation: Isolation | None, say: Say
+    ) -> None:
+        self._workers, self._limits, self._isolation = workers, limits, isolation
+        self._say = say
+        self._said = ""
+
+    def identity(self) -> dict[str, Any]:
+        """Plain values that verdicts depend on."""
+        return {"limits": vars(self._limits), "isolation": self._isolation or "auto"}
+
+    def __call__(self) -> Judge:
+        try:
+            judge = Judge(self._workers, self._limits, self._isolation)
+        except SandboxUnavailable as error:
+            raise MissingDependencyError(str(error)) from None
+        if judge.notice != self._said:
+            self._said = judge.notice
+            self._say(judge.notice)
+        return judge
 
 
 class _Run:
@@ -195,6 +227,7 @@ class _Run:
 
     def __init__(self, output: Path, say: Say, make_judge: Callable[[], Judge]) -> None:
         self._phases = output / "phases"
+        self._measured = self._phases / "measured"
         self._say = say
         self._make_judge = make_judge
         self._gone: set[str] = set()
@@ -222,9 +255,8 @@ class _Run:
         if outcome is not None:
             return self._done("read", folder, outcome)
         started = time.monotonic()
-        prepare_folder(folder, identity)
+        prepare_folder(folder)
         decisions: list[Decision] = []
-        remove_leftovers([folder / PROBLEMS])
         outcome, needs_judge = Outcome("read"), False
         with atomic_write(folder / PROBLEMS) as stream:
             for found in read_sources(sources):
@@ -252,9 +284,9 @@ class _Run:
         if outcome is not None:
             return self._done(phase.name, folder, outcome)
         started = time.monotonic()
-        prepare_folder(folder, identity)
+        prepare_folder(folder)
         outcome = Outcome(phase.name, num_before)
-        decisions = list(phase.decide(self._left, folder, outcome.notes))
+        decisions = list(phase.decide(self._left, self._measured, outcome.notes))
         return self._finished(folder, identity, outcome, decisions, started)
 
     def _finished(

@@ -1,13 +1,14 @@
 """Phase difficulty: prompts that every candidate solves teach nothing (SPEC 8: 8 candidates).
 
 Rates come from a model's candidates, judged as responses in training are, or from a file. A candidate
-that the judge could say nothing of is not counted; a problem none of whose candidates were judged is kept
-apart.
+that the judge could say nothing of is not counted, and a problem with such is never dropped: it is rated by
+the rest, or kept apart where there is no rest, and its candidates are asked again when they are needed again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -21,6 +22,7 @@ from ..formats import program_of, value_of
 from ..problems import RlProblem
 from .candidates import CandidateModel
 from .decision import Decision
+from .measured import measured_file, problem_digest
 from .phase import Phase, Problems
 from .progress_file import ProgressFile
 from .references import JudgeMaker, judged
@@ -60,10 +62,11 @@ def read_rates(path: Path) -> dict[str, float]:
     return rates
 
 
-def _fate(problem_id: str, rate: float, drops_unsolved: bool) -> Decision:
-    if rate == 1:
+def _fate(problem_id: str, rate: float, drops_unsolved: bool, is_certain: bool = True) -> Decision:
+    """What a rate means; one that is not certain, since candidates were not judged, drops nothing."""
+    if rate == 1 and is_certain:
         return Decision(problem_id, "dropped", ALL, solve_rate=rate)
-    if rate == 0 and drops_unsolved:
+    if rate == 0 and is_certain and drops_unsolved:
         return Decision(problem_id, "dropped", NONE, solve_rate=rate)
     return Decision(problem_id, "rated", solve_rate=rate)
 
@@ -118,9 +121,9 @@ class Candidates(Phase):
     Attributes:
         make_model: loads it.
         make_judge: starts the judge.
-        described: what the answers depend on.
+        described: what the answers and their verdicts depend on.
         num_candidates: for each prompt.
-        seed: batch k of the prompts draws from its own seed of this.
+        seed: each batch of the prompts draws from its own seed of this.
         batch_size: prompts at once.
         drops_unsolved: drop what no candidate solves too.
     """
@@ -137,45 +140,74 @@ class Candidates(Phase):
 
     def identity(self) -> dict[str, Any]:
         """See the base class."""
-        names = ("described", "num_candidates", "seed", "batch_size", "drops_unsolved")
+        return {**self._depends(), "drops_unsolved": self.drops_unsolved}
+
+    def _depends(self) -> dict[str, Any]:
+        """What the counts depend on; any size of a batch draws as well."""
+        names = ("described", "num_candidates", "seed")
         return {name: getattr(self, name) for name in names}
 
     def decide(self, problems: Problems, folder: Path, notes: list[str]) -> Iterator[Decision]:
         """See the base class."""
-        with ProgressFile(folder / "candidates.jsonl") as progress:
-            known = {line["id"]: line for line in progress.lines if line["judged"]}
-            if any(problem.id not in known for problem in problems()):
-                for line in self._measure(problems, set(known)):
-                    progress.add(line)
-                    known[line["id"]] = line
+        path = measured_file(folder, "candidates", self._depends()).with_suffix(".jsonl")
+        with ProgressFile(path) as progress:
+            known = {found["problem"]: found for line in progress.lines for found in line["batch"]}
+            # a line for a batch: a kill leaves whole batches, and what is left has the same batches then
+            for batch in self._measure(problems, dict(known)):
+                progress.add({"batch": batch})
+                known |= {found["problem"]: found for found in batch}
         for problem in problems():
-            line = known[problem.id]
+            line = known[problem_digest(problem)]
             if line["judged"]:
-                yield _fate(problem.id, line["right"] / line["judged"], self.drops_unsolved)
+                rate = line["right"] / line["judged"]
+                yield _fate(problem.id, rate, self.drops_unsolved, self._is_whole(line))
             elif line["candidates"]:
                 yield Decision(problem.id, "apart", "no candidate was judged (infrastructure)")
             else:
                 yield Decision(problem.id, "apart", "longer than the candidates' model takes")
 
-    def _measure(self, problems: Problems, known: set[str]) -> Iterator[dict[str, Any]]:
-        model = self.make_model()
-        iterator = problems()
+    def _is_whole(self, line: dict[str, Any]) -> bool:
+        """Whether every candidate was judged, so that asking again would tell no more."""
+        return bool(line["judged"] == self.num_candidates)
+
+    def _measure(
+        self, problems: Problems, known: Mapping[str, dict[str, Any]]
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Counts, batch by batch, of those that were never asked, then of those not judged whole."""
+        model: CandidateModel | None = None
         with contextlib.ExitStack() as stack:
             judge: Judge | None = None
-            for number, batch in enumerate(
-                iter(lambda: list(islice(iterator, self.batch_size)), [])
-            ):
-                if all(problem.id in known for problem in batch):
-                    continue
+            for batch in self._batches(problems, known):
+                digests = [problem_digest(problem) for problem in batch]
                 prompts = [problem.messages() for problem in batch]
-                texts = model.generate(prompts, self.num_candidates, (self.seed << 32) + number)
+                model = model or self.make_model()
+                texts = model.generate(prompts, self.num_candidates, self._seed(digests))
                 if judge is None and any(problem.problem for problem in batch):
                     judge = stack.enter_context(self.make_judge())
-                for problem, answers in zip(batch, texts, strict=True):
-                    if problem.id not in known:
-                        found = verdicts_of(problem, answers, judge)
-                        counts = {"right": found.right, "judged": found.judged}
-                        yield {"id": problem.id, "candidates": len(answers), **counts}
+                lines = []
+                for problem, digest, answers in zip(batch, digests, texts, strict=True):
+                    found = verdicts_of(problem, answers, judge)
+                    line = {"problem": digest, "id": problem.id, "candidates": len(answers)}
+                    lines.append(line | {"right": found.right, "judged": found.judged})
+                yield lines
+
+    def _batches(
+        self, problems: Problems, known: Mapping[str, dict[str, Any]]
+    ) -> Iterator[list[RlProblem]]:
+        new = (problem for problem in problems() if problem_digest(problem) not in known)
+        while batch := list(islice(new, self.batch_size)):
+            yield batch
+        again = (
+            problem
+            for problem in problems()
+            if (line := known.get(problem_digest(problem))) and line["judged"] < line["candidates"]
+        )
+        while batch := list(islice(again, self.batch_size)):
+            yield batch
+
+    def _seed(self, digests: Sequence[str]) -> int:
+        text = " ".join([str(self.seed), *digests])
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6])
 
 
 def verdicts_of(problem: RlProblem, answers: Sequence[str], judge: Judge | None) -> _Verdicts:

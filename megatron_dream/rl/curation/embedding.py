@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ...device import current_device
 from ...errors import MissingDependencyError, ModelFolderError
 
-_TOKENS = 256  # all-MiniLM-L6-v2's own limit, where its folder does not say
+_TOKENS = 256  # all-MiniLM-L6-v2's own limit of a window, where its folder does not say
 _LIMIT_FILE = "sentence_bert_config.json"
 
 
@@ -37,11 +37,12 @@ class Embedder(Protocol):
 class TransformerEmbedder:
     """An encoder of transformers, its states averaged over the tokens: what all-MiniLM-L6-v2 is.
 
-    As in that model's card: mean over the positions that the attention mask has, then length 1.
+    As in that model's card: mean over the positions that the attention mask has, then length 1. The card cuts
+    longer texts off; here they are read window by window, and the mean is over the tokens of all windows.
 
     Args:
         folder: with weights, configuration and tokenizer; nothing is fetched.
-        batch_size: texts at once.
+        batch_size: windows at once.
 
     Raises:
         ModelFolderError: it cannot be loaded.
@@ -65,6 +66,10 @@ class TransformerEmbedder:
             raise ModelFolderError(
                 f"{folder} cannot be loaded by transformers ({first}); fetch it again."
             ) from None
+        if not self._tokenizer.is_fast:
+            raise ModelFolderError(
+                f"{folder} has no tokenizer.json; fetch it again with that file."
+            )
         self._model = model.eval().to(current_device())
         self.size = int(model.config.hidden_size)
         self._limit = _limit_of(self.folder)
@@ -86,13 +91,22 @@ class TransformerEmbedder:
         return vectors
 
     def _embed(self, texts: list[str]) -> NDArray[np.float32]:
-        batch = self._tokenizer(
-            texts, padding=True, truncation=True, max_length=self._limit, return_tensors="pt"
-        ).to(current_device())
-        states_BSH = self._model(**batch).last_hidden_state.float()
-        mask_BS1 = batch["attention_mask"][..., None].float()
-        means_BH = (states_BSH * mask_BS1).sum(1) / mask_BS1.sum(1).clamp(min=1)
-        vectors: NDArray[np.float32] = torch.nn.functional.normalize(means_BH).cpu().numpy()
+        windows = self._tokenizer(
+            texts, truncation=True, max_length=self._limit, return_overflowing_tokens=True
+        )
+        text_of = torch.tensor(windows["overflow_to_sample_mapping"])
+        sums_BH = torch.zeros(len(texts), self.size)
+        for first in range(0, len(text_of), self.batch_size):
+            part = slice(first, first + self.batch_size)
+            batch = self._tokenizer.pad(
+                {name: windows[name][part] for name in ("input_ids", "attention_mask")},
+                return_tensors="pt",
+            ).to(current_device())
+            states_WSH = self._model(**batch).last_hidden_state.float()
+            mask_WS1 = batch["attention_mask"][..., None].float()
+            sums_BH.index_add_(0, text_of[part], (states_WSH * mask_WS1).sum(1).cpu())
+        # of length 1 the sum is what the mean is
+        vectors: NDArray[np.float32] = torch.nn.functional.normalize(sums_BH).numpy()
         return vectors
 
 

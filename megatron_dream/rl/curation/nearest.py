@@ -8,6 +8,7 @@ Time: N K D products for N vectors, K kept, D numbers each; memory: one block of
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,8 +19,17 @@ from ...device import current_device
 BLOCK = 4096  # rows at once, and kept vectors that they are compared with: 64 MiB of similarities
 
 
+class Vectors(Protocol):
+    """[N, D]: an array, or what reads rows when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Any) -> NDArray[np.floating]:
+        """Rows of a slice or of an array of numbers."""
+
+
 def near_copies(
-    vectors: NDArray[np.floating], threshold: float, block: int = BLOCK
+    vectors: Vectors, threshold: float, block: int = BLOCK
 ) -> Iterator[tuple[int, int, float]]:
     """The copies, in order.
 
@@ -44,7 +54,7 @@ def near_copies(
 
 def _nearest_kept(
     rows: torch.Tensor,
-    vectors: NDArray[np.floating],
+    vectors: Vectors,
     kept: list[NDArray[np.int64]],
     threshold: float,
     block: int,

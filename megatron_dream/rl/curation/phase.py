@@ -1,7 +1,8 @@
 """Phases: each looks at what the ones before it have kept, decides, and is not run again once it is complete.
 
 A phase's folder holds ``decisions.jsonl`` and, written last, ``done.json`` with what its outcome depends on:
-its own options and all before it. A folder that says otherwise is of another run and is made anew.
+its own options and all before it. A folder that says otherwise is of another run and is made anew; what took
+long lies elsewhere (measured.py).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import collections
 import hashlib
 import json
+import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -21,6 +23,7 @@ from ..problems import RlProblem
 from .decision import Decision
 
 DECISIONS, DONE = "decisions.jsonl", "done.json"
+FORMAT = 2  # of the files in phases/; what an earlier one has written is not read
 Problems = Callable[[], Iterator[RlProblem]]
 
 
@@ -85,14 +88,14 @@ class Phase(ABC):
 
         Args:
             problems: gives an iterator over the problems that are left, in order, each time it is called.
-            folder: where what is half done may be kept.
+            folder: of what was measured, by this run or another (measured.py).
             notes: to add sentences to, for the report.
         """
 
 
 def identity_of(*parts: Any) -> str:
-    """A digest of plain values."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    """A digest of plain values and of the format of what is kept."""
+    return hashlib.sha256(json.dumps([FORMAT, *parts], sort_keys=True).encode()).hexdigest()
 
 
 def done_outcome(folder: Path, identity: str) -> Outcome | None:
@@ -104,18 +107,18 @@ def done_outcome(folder: Path, identity: str) -> Outcome | None:
     return Outcome(**told["outcome"]) if told.get("identity") == identity else None
 
 
-def prepare_folder(folder: Path, identity: str) -> None:
-    """Make a phase's folder, or empty it of what another run has left half done."""
-    mark = folder / "begun.json"
-    try:
-        begun = json.loads(mark.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        begun = None
-    if begun != identity:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        write_json(mark, identity)
+def prepare_folder(folder: Path) -> None:
+    """Make a phase's folder, empty of what another run has decided.
+
+    A kill leaves it complete, or not done, or away: what is half removed has another name.
+    """
+    away = folder.with_name(f".{folder.name}.removed")
+    shutil.rmtree(away, ignore_errors=True)
     (folder / DONE).unlink(missing_ok=True)
+    if folder.exists():
+        os.replace(folder, away)
+        shutil.rmtree(away, ignore_errors=True)
+    folder.mkdir(parents=True)
 
 
 def finish(folder: Path, identity: str, outcome: Outcome, decisions: list[Decision]) -> None:

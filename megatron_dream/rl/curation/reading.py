@@ -87,8 +87,19 @@ def _read_file(source: Source, number: int) -> Iterator[RlProblem | Decision]:
             yield Decision(where, "dropped", BROKEN, f"{where}: {outcome.reason}")
             continue
         try:
-            yield schema.convert(outcome.fields, where)
+            problem = schema.convert(outcome.fields, where)
+            _check_answer(problem, where)
+            yield problem
         except ProblemError as error:
             yield Decision(where, "dropped", BROKEN, str(error))
         except Unsuitable as error:
             yield Decision(where, "dropped", str(error))
+
+
+def _check_answer(problem: RlProblem, where: str) -> None:
+    """Refuse an answer that no response can be compared with."""
+    if problem.kind == "output":
+        try:
+            problem.wanted()
+        except (ValueError, RecursionError) as error:
+            raise ProblemError(f"{where}: the answer is no plain value ({error}).") from None

@@ -26,8 +26,9 @@ def num_checks(tests: str) -> int:
 
     An assertion counts once, inside a loop over a literal list once for each item, as in a function that is
     parametrized with one. A function of the tests counts for each call of it; ``check`` and functions
-    ``test...`` are called by the judge. A test function without an assertion (it expects an exception, say)
-    counts as one.
+    ``test...`` are called by the judge and count once, whoever else calls them. A test function without an
+    assertion (it expects an exception, say) counts as one; one that yields is only made a generator by its
+    call and counts nothing, as does what stands under ``if __name__ == "__main__"``.
     """
     tree = parsed(tests)
     if tree is None:
@@ -75,75 +76,127 @@ def without_final_check(tests: str) -> tuple[str, str]:
     return tests, ""
 
 
+_Lengths = dict[str, int]  # of literal lists, by name, in one scope
+
+
 class _Counter:
+    """Counts in the order of the text: a loop goes over what its name means there, in its own scope."""
+
     def __init__(self, tree: ast.Module) -> None:
-        self._tree = tree
         self._functions = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
-        self._lengths = dict(_literal_lengths(tree))
+        self._judged = {n for n in self._functions if n.startswith("test") or n == "check"}
+        self._rest = [node for node in tree.body if not isinstance(node, ast.FunctionDef)]
         self._counts: dict[str, int] = {}
+        self._module: _Lengths = {}  # in the end, which is what functions see
+        for node in self._rest:
+            for inner in _of_one_scope(node):
+                self._note(inner, self._module)
 
     def total(self) -> int:
-        called = [name for name in self._functions if name.startswith("test") or name == "check"]
+        called = [name for name in self._judged if not _yields(self._functions[name])]
         inside = sum(max(1, self._of_function(name)) for name in called)
-        return inside + self._of(
-            node for node in self._tree.body if not isinstance(node, ast.FunctionDef)
-        )
+        return inside + self._of(self._rest, {})
 
     def _of_function(self, name: str) -> int:
         if name not in self._counts:
             self._counts[name] = 0  # of a call of itself
             function = self._functions[name]
             times = math.prod(self._num_rows(node) for node in function.decorator_list)
-            self._counts[name] = times * max(self._of(function.body), times > 1)
+            own = _bound(function)
+            seen = {key: length for key, length in self._module.items() if key not in own}
+            self._counts[name] = times * max(self._of(function.body, seen), times > 1)
         return self._counts[name]
 
     def _num_rows(self, decorator: ast.AST) -> int:
         """Rows that ``parametrize`` runs a function with; 1 for every other decorator."""
         match decorator:
             case ast.Call(ast.Attribute(attr="parametrize"), [_, values, *_]):
-                return self._length(values)
+                return _length(values, self._module)
         return 1
 
-    def _of(self, nodes: Iterable[ast.AST]) -> int:
-        return sum(self._of_node(node) for node in nodes)
+    def _of(self, nodes: Iterable[ast.AST], lengths: _Lengths) -> int:
+        return sum(self._of_node(node, lengths) for node in nodes)
 
-    def _of_node(self, node: ast.AST) -> int:
-        if isinstance(node, ast.Assert):
-            return 1
-        if isinstance(node, ast.For):
-            return self._length(node.iter) * self._of(node.body) + self._of(node.orelse)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            return 0
+    def _of_node(self, node: ast.AST, lengths: _Lengths) -> int:
+        match node:
+            case ast.Assert():
+                return 1
+            case ast.For(_, iterable, body, orelse):
+                times = _length(iterable, lengths)
+                self._note(node, lengths)
+                return times * self._of(body, lengths) + self._of(orelse, lengths)
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.Lambda():
+                return 0
+            case ast.ClassDef(body=body):
+                return self._of(body, dict(lengths))
+            case ast.If(condition, _, orelse) if _is_main(condition):
+                return self._of(orelse, lengths)
         own = 0
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            own = self._of_function(node.func.id) if node.func.id in self._functions else 0
-        return own + self._of(ast.iter_child_nodes(node))
+            name = node.func.id
+            if name in self._functions and name not in self._judged:
+                own = self._of_function(name)
+        own += self._of(ast.iter_child_nodes(node), lengths)
+        self._note(node, lengths)
+        return own
 
-    def _length(self, node: ast.AST) -> int:
-        """Items of what a loop goes over; 1 where syntax does not tell."""
+    def _note(self, node: ast.AST, lengths: _Lengths) -> None:
+        """What an assignment or a loop makes of a name."""
         match node:
-            case ast.List(items) | ast.Tuple(items) | ast.Set(items):
-                return len(items)
-            case ast.Dict(keys):
-                return len(keys)
-            case ast.Name(name):
-                return self._lengths.get(name, 1)
-            case ast.Call(ast.Name("zip"), [_, *_] as parts):
-                return min(self._length(part) for part in parts)
-            case ast.Call(ast.Name("enumerate" | "sorted" | "reversed" | "list"), [part, *_]):
-                return self._length(part)
-            case ast.Call(ast.Attribute(part, "items"), []):
-                return self._length(part)
-        return 1
+            case ast.Assign([ast.Name(name)], value) | ast.AnnAssign(ast.Name(name), _, value) if (
+                value is not None
+            ):
+                lengths[name] = _length(value, lengths)
+            case ast.For(target):
+                for name in _bound(target):
+                    lengths.pop(name, None)
 
 
-def _literal_lengths(tree: ast.AST) -> Iterator[tuple[str, int]]:
-    for node in ast.walk(tree):
-        match node:
-            case ast.Assign([ast.Name(name)], ast.List(items) | ast.Tuple(items)):
-                yield name, len(items)
-            case ast.Assign([ast.Name(name)], ast.Dict(keys)):
-                yield name, len(keys)
+def _length(node: ast.AST, lengths: _Lengths) -> int:
+    """Items of what a loop goes over; 1 where syntax does not tell."""
+    match node:
+        case ast.List(items) | ast.Tuple(items) | ast.Set(items):
+            return len(items)
+        case ast.Dict(keys):
+            return len(keys)
+        case ast.Name(name):
+            return lengths.get(name, 1)
+        case ast.Call(ast.Name("zip"), [_, *_] as parts):
+            return min(_length(part, lengths) for part in parts)
+        case ast.Call(ast.Name("enumerate" | "sorted" | "reversed" | "list"), [part, *_]):
+            return _length(part, lengths)
+        case ast.Call(ast.Attribute(part, "items"), []):
+            return _length(part, lengths)
+    return 1
+
+
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
+
+
+def _of_one_scope(node: ast.AST) -> Iterator[ast.AST]:
+    """A node and those inside it in the order of the text, without the insides of functions and classes."""
+    yield node
+    if not isinstance(node, _SCOPES):
+        for inner in ast.iter_child_nodes(node):
+            yield from _of_one_scope(inner)
+
+
+def _yields(function: ast.FunctionDef) -> bool:
+    return any(
+        isinstance(inner, ast.Yield | ast.YieldFrom)
+        for node in function.body
+        for inner in _of_one_scope(node)
+    )
+
+
+def _is_main(condition: ast.AST) -> bool:
+    """``__name__ == "__main__"``: the judge's name is another."""
+    match condition:
+        case ast.Compare(
+            ast.Name("__name__"), [ast.Eq()], [ast.Constant("__main__")]
+        ) | ast.Compare(ast.Constant("__main__"), [ast.Eq()], [ast.Name("__name__")]):
+            return True
+    return False
 
 
 def _imported_from_solution(tree: ast.AST) -> list[str]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import string
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -74,3 +78,69 @@ def test_any_text_is_taken(text: str) -> None:
     program_of(text)
     value_of(text)
     fenced_blocks(text + "\n```\n" + text)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "{0x" + "f" * 5000 + ": 1}",
+        "0x" + "f" * 5000,
+        10**4000,
+        "1+2j",
+        "{1j: ...}",
+        "[...]",
+        "b'a'",
+        [[["[" * 99 + "]" * 99]]],
+        functools.reduce(lambda inner, _: [inner], range(101), 1),
+    ],
+    ids=lambda answer: str(answer)[:12] if isinstance(answer, str) else type(answer).__name__,
+)
+def test_odd_values_are_none(answer: object) -> None:
+    assert value_of(json.dumps({"output": answer})) is None
+
+
+def test_dots_alone_are_text() -> None:
+    assert value_of('{"output": "..."}') == ("value", "...")
+
+
+_literals = st.one_of(
+    st.sampled_from(
+        [
+            "{0x" + "f" * 5000 + ": 1}",
+            "...",
+            "1j",
+            "b''",
+            "{1: {2}}",
+            "{{1}}",
+            "[" * 300,
+            "nan",
+            "1e999",
+        ]
+    ),
+    st.text(alphabet="[](){},:'\"-.0123456789exjTrueNone ", max_size=30),
+    st.integers().map(repr),
+    st.integers(min_value=1, max_value=90).map(lambda n: "(" * n + "1" + ",)" * n),
+)
+_json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | _literals | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["output", "a"]) | _literals, inner, max_size=3)
+        | inner.map(json.dumps)
+    ),
+    max_leaves=15,
+)
+
+
+@given(_json_values, st.sampled_from(["{}", "so: {}", "```json\n{}\n```", '{{"output": {}}}']))
+def test_any_value_is_taken_and_is_itself(answer: object, form: str) -> None:
+    text = form.format(json.dumps(answer))
+    found = value_of(text)
+    assert found is None or found == value_of(text)
+    repr(found)
+
+
+@given(st.text(alphabet=string.punctuation + "0123456789je \n", max_size=60))
+def test_any_literal_like_text_is_taken(text: str) -> None:
+    value_of(text)
+    value_of(json.dumps(text))

@@ -17,8 +17,9 @@ from megatron_dream.rl.curation import duplicates
 from megatron_dream.rl.curation.duplicates import Duplicates
 from megatron_dream.rl.curation.embedding import TransformerEmbedder
 from megatron_dream.rl.curation.schemas.wording import ask_for_script
+from megatron_dream.rl.curation.vector_store import VectorStore
 from megatron_dream.rl.problems import RlProblem
-from tests.unit.rl.curation.helpers import decide, value
+from tests.unit.rl.curation.helpers import decide, function, value
 
 
 class HashingEmbedder:
@@ -43,6 +44,10 @@ class HashingEmbedder:
 
 
 def asked(*prompts: str) -> list[RlProblem]:
+    return [function(f"p{k}", text) for k, text in enumerate(prompts)]
+
+
+def asked_for_values(*prompts: str) -> list[RlProblem]:
     return [RlProblem(f"p{k}", "output", text, answer="1") for k, text in enumerate(prompts)]
 
 
@@ -60,6 +65,35 @@ def test_without_an_encoder_it_says_that_it_did_not_look(tmp_path: Path) -> None
     notes: list[str] = []
     found = decide(Duplicates(0.85, None), asked("a b", "b a", "A  b"), tmp_path, notes)
     assert list(found) == ["p2"] and "--embeddings" in notes[0]
+
+
+def test_case_and_spaces_count_where_a_value_is_asked_for(tmp_path: Path) -> None:
+    prompts = ["f Abc ?", "f abc ?", "f a  bc ?", "f a bc ?", " f abc ?\n"]
+    assert list(decide(Duplicates(0.85, None), asked_for_values(*prompts), tmp_path)) == ["p4"]
+    # An encoder that sees no difference decides nothing of them.
+    notes: list[str] = []
+    problems = asked_for_values("a b", "b a", "a b")
+    found = decide(Duplicates(0.85, HashingEmbedder), problems, tmp_path, notes)
+    assert list(found) == ["p2"] and notes == [
+        "2 prompts for a value were compared by their text only"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Count `A` in it.", "Count `a` in it."),
+        ('Print "A b".', 'Print "A  b".'),
+        ("Print 'A'.", "Print 'a'."),
+        ("What f(A) does.", "What f(a) does."),
+        ("Do:\n    x\n", "Do:\n  x\n"),
+    ],
+)
+def test_case_and_spaces_count_where_a_prompt_holds_code(
+    one: str, other: str, tmp_path: Path
+) -> None:
+    assert decide(Duplicates(0.85, None), asked(one, other), tmp_path) == {}
+    assert list(decide(Duplicates(0.85, None), asked(one, one + " "), tmp_path)) == ["p1"]
 
 
 def test_what_was_added_to_questions_makes_them_no_copies(tmp_path: Path) -> None:
@@ -86,6 +120,34 @@ def test_a_killed_run_goes_on_with_the_vectors_that_it_has(
     later = HashingEmbedder()
     assert list(decide(Duplicates(0.85, lambda: later), problems, tmp_path)) == ["p3"]
     assert later.num_texts == 3
+
+
+def test_vectors_outlive_thresholds_and_other_prompts(tmp_path: Path) -> None:
+    embedder = HashingEmbedder()
+    decide(Duplicates(0.85, lambda: embedder, "e"), asked("a b", "c d", "e f"), tmp_path)
+    assert embedder.num_texts == 3
+    found = decide(
+        Duplicates(0.5, lambda: embedder, "e"), asked("e f", "x", "b a", "a b"), tmp_path
+    )
+    assert embedder.num_texts == 5 and found["p3"].detail == "1.000 p2"
+    decide(Duplicates(0.85, lambda: embedder, "other"), asked("a b"), tmp_path)
+    assert embedder.num_texts == 6
+
+
+def test_rows_that_a_kill_left_half_written_are_cut_away(tmp_path: Path) -> None:
+    store = VectorStore(tmp_path / "v", 3)
+    digests = [bytes([k]) * 32 for k in range(3)]
+    vectors = np.arange(6, dtype=np.float32).reshape(2, 3)
+    store.add(digests[:2], vectors)
+    for name, rest in (("v.f16", b"half of a row, and more"), ("v.sha256", b"half")):
+        with open(tmp_path / name, "ab") as stream:
+            stream.write(rest)
+    store = VectorStore(tmp_path / "v", 3)
+    assert digests[1] in store and digests[2] not in store
+    store.add(digests[2:], vectors[:1] + 10)
+    rows = VectorStore(tmp_path / "v", 3).rows([digests[2], digests[0], digests[1]])
+    assert len(rows) == 3
+    np.testing.assert_array_equal(rows[0:3], [[10, 11, 12], [0, 1, 2], [3, 4, 5]])
 
 
 @pytest.fixture(scope="module")
@@ -122,20 +184,34 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_vectors_are_means_over_the_tokens_of_a_text_alone(encoder: Path) -> None:
-    """Against the states of each text run without padding, averaged and made length 1 by hand."""
+    """Against the states of each window run without padding, averaged and made length 1 by hand."""
     from transformers import AutoModel, AutoTokenizer
 
-    texts = ["a b c d e f g", "h", "i j", " ".join("z" * 60)]
+    long = [*"z" * 60, *"abcdefghij"]
+    texts = ["a b c d e f g", "h", "i j", " ".join(long)]
     embedder = TransformerEmbedder(encoder, batch_size=4)
     vectors = embedder.embed(texts)
     model, tokenizer = AutoModel.from_pretrained(encoder), AutoTokenizer.from_pretrained(encoder)
     for text, vector in zip(texts, vectors, strict=True):
-        ids = tokenizer(text, return_tensors="pt", truncation=True, max_length=32)
-        with torch.no_grad():
-            mean = model.eval()(**ids).last_hidden_state[0].mean(0)
+        words = text.split()
+        states = []
+        for first in range(0, len(words), 30):  # of 32, which [CLS] and [SEP] are two of
+            ids = tokenizer(" ".join(words[first : first + 30]), return_tensors="pt")
+            with torch.no_grad():
+                states.append(model.eval()(**ids).last_hidden_state[0])
+        mean = torch.cat(states).mean(0)
         np.testing.assert_allclose(vector, (mean / mean.norm()).numpy(), atol=1e-5)
     assert embedder.size == 16
     np.testing.assert_allclose(TransformerEmbedder(encoder, 1).embed(texts), vectors, atol=1e-5)
+
+
+def test_prompts_that_differ_after_the_first_window_are_no_copies(
+    encoder: Path, tmp_path: Path
+) -> None:
+    start = " ".join("z" * 40)
+    problems = asked(f"{start} a b c", f"{start} p q r", f"{start} a b ö")
+    near = Duplicates(1 - 1e-4, lambda: TransformerEmbedder(encoder))
+    assert decide(near, problems, tmp_path) == {}
 
 
 def test_an_encoder_finds_copies_of_other_spacing(encoder: Path, tmp_path: Path) -> None:

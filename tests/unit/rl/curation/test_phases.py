@@ -16,9 +16,11 @@ from megatron_dream.errors import ConfigError, DataError
 from megatron_dream.rl.curation.balance import Balance, shares_of, targets
 from megatron_dream.rl.curation.difficulty import ALL, NONE, Candidates, RatesOfFile, read_rates
 from megatron_dream.rl.curation.minimum_tests import MinimumTests
+from megatron_dream.rl.curation.phase import Outcome as PhaseOutcome
+from megatron_dream.rl.curation.phase import done_outcome, finish, prepare_folder
 from megatron_dream.rl.curation.progress_file import ProgressFile
 from megatron_dream.rl.curation.references import References, reference_program
-from megatron_dream.sandbox import Limits, Outcome, Problem, Verdict
+from megatron_dream.sandbox import Outcome, Problem, Verdict
 from tests.unit.rl.curation.helpers import Script, decide, function, script, value
 
 
@@ -27,14 +29,14 @@ class TableJudge:
 
     workers = 1
 
-    def __init__(self, outcomes: dict[str, Outcome]) -> None:
-        self.outcomes = outcomes
+    def __init__(self, outcomes: dict[str, Outcome], detail: str = "said") -> None:
+        self.outcomes, self.detail = outcomes, detail
         self.asked: list[str] = []
 
     def submit(self, program: str, problem: Problem) -> Future[Verdict]:
         self.asked.append(program)
         future: Future[Verdict] = Future()
-        future.set_result(Verdict(self.outcomes[program], detail="said"))
+        future.set_result(Verdict(self.outcomes[program], detail=self.detail))
         return future
 
     def __enter__(self) -> TableJudge:
@@ -157,8 +159,8 @@ def test_references_have_to_pass(tmp_path: Path) -> None:
         "lost": Outcome.INFRASTRUCTURE,
         "slow": Outcome.TIMEOUT,
     }
-    judge, notes = TableJudge(outcomes), []
-    found = decide(References(lambda: judge, Limits()), problems, tmp_path, notes)
+    judge, notes = TableJudge(outcomes, "the program: more than 5 s of CPU"), []
+    found = decide(References(lambda: judge), problems, tmp_path, notes)
     assert {name: (d.fate, d.reason) for name, d in found.items()} == {
         "wrong": ("dropped", "reference: failed"),
         "lost": ("apart", "not judged (infrastructure)"),
@@ -167,10 +169,49 @@ def test_references_have_to_pass(tmp_path: Path) -> None:
     assert notes == ["4 have a reference, 2 have none and go on"]
     # A second time only what was lost is tried, and it may be found right.
     judge = TableJudge({"lost": Outcome.PASSED})
-    found = decide(References(lambda: judge, Limits()), problems, tmp_path)
+    found = decide(References(lambda: judge), problems, tmp_path)
     assert judge.asked == ["lost"] and sorted(found) == ["slow", "wrong"]
     # A third time no judge is started.
-    assert sorted(decide(References(_no_judge, Limits()), problems, tmp_path)) == ["slow", "wrong"]
+    assert sorted(decide(References(_no_judge), problems, tmp_path)) == ["slow", "wrong"]
+
+
+def test_references_that_are_only_late_are_tried_alone_and_kept_apart(tmp_path: Path) -> None:
+    class Busy(TableJudge):
+        """Late where others wait; what spins and what waits stay as they are."""
+
+        def submit(self, program: str, problem: Problem) -> Future[Verdict]:
+            future: Future[Verdict] = Future()
+            is_first = program not in self.asked
+            self.asked.append(program)
+            late = Verdict(Outcome.TIMEOUT, detail="more than 15 s in all")
+            found = {
+                "spins": Verdict(Outcome.TIMEOUT, detail="the program: more than 5 s of CPU"),
+                "waits": late,
+                "slow": late if is_first else Verdict(Outcome.PASSED),
+                "wrong": late if is_first else Verdict(Outcome.FAILED),
+            }
+            future.set_result(found[program])
+            return future
+
+    judge = Busy({})
+    problems = [function(name, reference=name) for name in ("slow", "spins", "waits", "wrong")]
+    found = decide(References(lambda: judge), problems, tmp_path)
+    assert judge.asked == ["slow", "spins", "waits", "wrong", "slow", "waits", "wrong"]
+    told = {name: (d.fate, d.reason) for name, d in found.items()}
+    assert told == {
+        "spins": ("dropped", "reference: timeout"),
+        "waits": ("apart", "reference: out of wall-clock time twice"),
+        "wrong": ("dropped", "reference: failed"),
+    }
+    assert decide(References(_no_judge), problems, tmp_path) == found
+    # A run that was killed before the second try makes it.
+    (path,) = tmp_path.glob("verdicts-*.jsonl")
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:4]))
+    assert decide(References(lambda: judge), problems, tmp_path).keys() == {
+        "spins",
+        "waits",
+        "wrong",
+    }
 
 
 def _no_judge() -> Any:
@@ -186,6 +227,25 @@ def test_a_reference_stands_behind_its_prompt() -> None:
     names: dict[str, Any] = {}
     exec(whole, names)
     assert names["f"](3) == 3
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "Write f, which doubles a number.",
+        "",
+        "def f(x):\n",
+        "import math\n\ndef f(x):\n    'Double it.'\n",
+    ],
+)
+def test_a_reference_that_is_a_whole_program_is_one_behind_any_prompt(prompt: str) -> None:
+    reference = "def f(x):\n    return 2 * x\n"
+    problem = Problem("h", prompt=prompt, functions=("f",), reference=reference)
+    whole = reference_program(dataclasses.replace(function("h"), problem=problem))
+    assert whole is not None
+    names: dict[str, Any] = {}
+    exec(whole, names)
+    assert names["f"](3) == 6 and ("math" in names) == ("math" in prompt)
 
 
 def test_rates_of_a_file(tmp_path: Path) -> None:
@@ -252,11 +312,37 @@ def test_what_all_candidates_solve_goes(tmp_path: Path) -> None:
         "hard": ("rated", 0.0),
         "fine": ("rated", 0.75),
         "lost": ("apart", None),
-        "luck": ("dropped", 1.0),
+        "luck": ("rated", 1.0),  # one was not judged and may have been wrong
         "long": ("apart", None),
     }
     found = decide(dataclasses.replace(phase, drops_unsolved=True), problems, tmp_path)
     assert found["hard"].reason == NONE
+
+
+def test_candidates_that_were_not_judged_drop_nothing_and_are_asked_again(tmp_path: Path) -> None:
+    answers = {"Write all.": ["good\n", "lost\n"], "Write none.": ["bad\n", "lost\n"]}
+    model = Script({text: [fenced(p) for p in programs] for text, programs in answers.items()})
+    outcomes = {
+        "good\n": Outcome.PASSED,
+        "bad\n": Outcome.FAILED,
+        "lost\n": Outcome.INFRASTRUCTURE,
+    }
+    judge = TableJudge(outcomes)
+    phase = Candidates(
+        lambda: model, lambda: judge, num_candidates=2, batch_size=2, drops_unsolved=True
+    )
+    problems = [function("all"), function("none")]
+    found = decide(phase, problems, tmp_path)
+    assert {n: (d.fate, d.solve_rate) for n, d in found.items()} == {
+        "all": ("rated", 1.0),
+        "none": ("rated", 0.0),
+    }
+    judge.outcomes["lost\n"] = Outcome.FAILED
+    found = decide(phase, problems, tmp_path)
+    assert {n: (d.fate, d.solve_rate) for n, d in found.items()} == {
+        "all": ("rated", 0.5),
+        "none": ("dropped", 0.0),
+    }
 
 
 def test_a_killed_run_asks_again_only_for_the_rest_and_with_the_same_seeds(tmp_path: Path) -> None:
@@ -273,6 +359,58 @@ def test_a_killed_run_asks_again_only_for_the_rest_and_with_the_same_seeds(tmp_p
     rest = Script(answers)
     assert decide(dataclasses.replace(phase, make_model=lambda: rest), problems, killed) == wanted
     assert rest.asked == whole.asked[4:]
+
+
+def test_candidates_are_not_asked_again_for_other_decisions(tmp_path: Path) -> None:
+    """Whatever is asked before, after or beside them, and whatever their ids."""
+    answers = {f"What is q{k}?": ['{"output": 7}', "x"] for k in range(6)}
+    model = Script(answers)
+    phase = Candidates(lambda: model, _no_judge, num_candidates=2, batch_size=2)
+    decide(phase, [value("q1"), value("q2"), value("q4")], tmp_path)
+    assert len(model.asked) == 3
+    more = [dataclasses.replace(value(f"q{k}"), id=f"n{k}") for k in range(6)]
+    other = dataclasses.replace(phase, drops_unsolved=True, batch_size=3)
+    assert len(decide(other, more, tmp_path)) == 6
+    assert [text for text, _ in model.asked[3:]] == [f"What is q{k}?" for k in (0, 3, 5)]
+    # Another seed or model, another answer to a prompt: measured anew, beside the old.
+    decide(dataclasses.replace(phase, seed=1), more[:1], tmp_path)
+    decide(dataclasses.replace(phase, described={"model": "b"}), more[:1], tmp_path)
+    decide(phase, [value("q1", answer="8")], tmp_path)
+    assert len(model.asked) == 9
+    decide(phase, more, tmp_path)
+    assert len(model.asked) == 9
+
+
+def test_references_are_judged_again_only_by_another_judge(tmp_path: Path) -> None:
+    problems = [function("a", reference="good"), function("b", reference="bad")]
+    judge = TableJudge({"good": Outcome.PASSED, "bad": Outcome.FAILED})
+    decide(References(lambda: judge, {"isolation": "auto"}), problems, tmp_path)
+    renamed = [dataclasses.replace(problems[1], id="c")]
+    assert list(decide(References(_no_judge, {"isolation": "auto"}), renamed, tmp_path)) == ["c"]
+    decide(References(lambda: judge, {"isolation": "process"}), problems, tmp_path)
+    decide(References(_no_judge, {"isolation": "auto"}), problems, tmp_path)
+    assert judge.asked == ["good", "bad"] * 2
+
+
+def test_a_removal_that_is_killed_leaves_no_phase_that_looks_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "2-tests"
+    prepare_folder(folder)
+    finish(folder, "old", PhaseOutcome("tests"), [])
+    assert done_outcome(folder, "old") is not None
+
+    def killed(*_: Any, **__: Any) -> None:
+        if (tmp_path / ".2-tests.removed").exists():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_folder(folder)
+    assert not folder.exists()
+    monkeypatch.undo()
+    prepare_folder(folder)
+    assert list(tmp_path.iterdir()) == [folder] and not list(folder.iterdir())
 
 
 def test_half_a_line_of_progress_is_cut_away(tmp_path: Path) -> None:

@@ -114,3 +114,15 @@ def test_files_that_hold_no_records_are_refused(tmp_path: Path) -> None:
         sources_of([f"guru:{tmp_path / 'a.txt'}"])
     with pytest.raises(DataError, match="no such file"):
         sources_of([f"guru:{tmp_path / 'b.jsonl'}"])
+
+
+def test_an_answer_that_nothing_can_be_compared_with_is_a_broken_record(tmp_path: Path) -> None:
+    lines = [
+        RlProblem("huge", "output", "What?", answer={"output": "{0x" + "f" * 5000 + ": 1}"}),
+        RlProblem("plain", "output", "What?", answer={"output": "{1: 1}"}),
+    ]
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(line.to_line() for line in lines))
+    problems, (decision,) = read(f"own:{path}")
+    assert [problem.id for problem in problems] == ["plain"]
+    assert decision.reason == BROKEN and "own.jsonl, line 1" in decision.detail

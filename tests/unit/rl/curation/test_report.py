@@ -63,14 +63,12 @@ def test_a_line_for_people_says_what_went_and_why() -> None:
 
 def test_a_phase_is_done_only_for_what_it_was_done_for(tmp_path: Path) -> None:
     folder = tmp_path / "2-tests"
-    prepare_folder(folder, "one")
+    prepare_folder(folder)
     (folder / "half").write_text("done")
     assert done_outcome(folder, "one") is None
-    prepare_folder(folder, "one")
-    assert (folder / "half").exists()  # goes on
     finish(folder, "one", outcomes()[1], DECISIONS["tests"])
     assert done_outcome(folder, "one") == outcomes()[1]
     assert read_decisions(folder) == DECISIONS["tests"]
     assert done_outcome(folder, "other") is None
-    prepare_folder(folder, "other")
+    prepare_folder(folder)
     assert not (folder / "half").exists()  # another run's

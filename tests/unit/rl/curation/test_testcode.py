@@ -32,6 +32,34 @@ from megatron_dream.rl.curation.testcode import called_names, num_checks, withou
         ("@cached\ndef test_a():\n    assert f(1)\n    assert f(2)\n", 2),
         ("if True:\n    assert f(1)\n", 1),
         ("def test_a():\n    test_a()\n    assert f(1)\n", 1),
+        # what the judge does not run: its __name__ is another
+        ("if __name__ == '__main__':\n    assert f(1)\nelse:\n    assert f(2)\n", 1),
+        ("if '__main__' == __name__:\n    assert f(1)\n", 0),
+        ("def test_a():\n    assert f(1)\nif __name__ == '__main__':\n    test_a()\n", 1),
+        # names are those of their scope, and of their place in the text
+        (
+            "def test_a():\n    xs = [1, 2]\n    for x in xs:\n        assert f(x)\n"
+            "def test_b():\n    xs = [1, 2, 3, 4, 5]\n    for x in xs:\n        assert f(x)\n",
+            7,
+        ),
+        ("xs = [1, 2, 3]\ndef test_a(xs=()):\n    for x in xs:\n        assert f(x)\n", 1),
+        ("xs = [1, 2, 3]\ndef g():\n    xs = [1] * 9\nfor x in xs:\n    assert f(x)\n", 3),
+        ("def test_a():\n    for x in XS:\n        assert f(x)\nXS = [1, 2, 3]\n", 3),
+        (
+            "xs = [1, 2]\nfor x in xs:\n    assert f(x)\nxs: list = sorted([1, 2, 3])\n"
+            "for x in xs:\n    assert f(x)\n",
+            5,
+        ),
+        ("xs = [1, 2, 3]\nxs = load()\nfor x in xs:\n    assert f(x)\n", 1),
+        ("x = [1, 2]\nfor x in y:\n    for a in x:\n        assert f(a)\n", 1),
+        # a test counts once, whoever calls it
+        ("def test_a():\n    assert f(1)\n    assert f(2)\n\ntest_a()\ntest_a()\n", 2),
+        ("def check(c):\n    assert c(1)\n\ncheck(f)\n", 1),
+        ("def test_a():\n    assert f(1)\ndef test_all():\n    test_a()\n", 2),
+        # a call of it only makes a generator
+        ("def test_a():\n    assert f(1)\n    yield\n", 0),
+        ("def test_a():\n    assert f(1)\n    g = lambda: (yield)\n", 1),
+        ("async def test_a():\n    assert f(1)\n", 0),
         ("def f(:\n", 0),
         ("", 0),
         ("(" * 10_000, 0),
