@@ -67,7 +67,30 @@ def library_paths() -> list[str]:
     return real
 
 
-def _bubblewrap(limits: Limits) -> list[str]:
+def _has_users(first: int) -> bool:
+    """Whether each program can have a user id of its own: the caller is root, and the ids exist here."""
+    if os.geteuid() != 0:
+        return False
+    return all(
+        maps_users(Path(f"/proc/self/{name}").read_text(), first) for name in ("uid_map", "gid_map")
+    )
+
+
+def maps_users(ids: str, first: int) -> bool:
+    """Whether a user namespace has all ids of a server's programs.
+
+    Args:
+        ids: ``/proc/self/uid_map``: lines of a first id, what it is outside, and how many.
+        first: of the 65,536.
+    """
+    for line in ids.splitlines():
+        begin, _, count = map(int, line.split())
+        if begin <= first and first + 65_536 <= begin + count:
+            return True
+    return False
+
+
+def _bubblewrap(limits: Limits, has_users: bool) -> list[str]:
     """The command before the interpreter's; the same emptiness as server.py makes, and the interpreter.
 
     The server is the first process in there, so that programs can neither end nor outlive it.
@@ -77,11 +100,13 @@ def _bubblewrap(limits: Limits) -> list[str]:
         raise SandboxUnavailable("there is no bwrap")
     words = [program, "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
     words += ["--as-pid-1", "--die-with-parent", "--hostname", "judge", "--cap-drop", "ALL"]
-    if os.geteuid() == 0:
+    if has_users:
         for (
             name
         ) in _ROOTS_CAPABILITIES:  # with which the server gives each program a user of its own
             words += ["--cap-add", name]
+    elif os.geteuid() == 0:  # of a user namespace: else bubblewrap makes one without being told
+        words += ["--unshare-user"]
     interpreter = os.path.realpath(sys.executable)
     folders = {
         str(parent) for path in (*library_paths(), interpreter) for parent in Path(path).parents
@@ -118,15 +143,17 @@ class Server:
     Attributes:
         control: the socket of requests and answers.
         process: the server, or what holds it.
-        first_user: of the 65,536 user ids that its programs have in turn, where the caller is root.
+        first_user: of the 65,536 user ids that its programs have in turn, where root has so many.
 
     Raises:
         SandboxUnavailable: it cannot shut itself in.
     """
 
     def __init__(self, isolation: Isolation, role: Role, limits: Limits) -> None:
+        self.first_user = 1_000_000_000 + 65_536 * random.SystemRandom().randrange(15_000)
+        has_users = _has_users(self.first_user)
         is_wrapped = isolation == "bubblewrap"
-        wrapping = _bubblewrap(limits) if is_wrapped else []
+        wrapping = _bubblewrap(limits, has_users) if is_wrapped else []
         interpreter = os.path.realpath(sys.executable) if is_wrapped else sys.executable
         bootstrap = _BOOTSTRAP.format(folder=_INSIDE if is_wrapped else str(_PACKAGE.parent))
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -134,7 +161,6 @@ class Server:
         self._folder = (
             tempfile.TemporaryDirectory(prefix="judge-") if isolation == "process" else None
         )
-        self.first_user = 1_000_000_000 + 65_536 * random.SystemRandom().randrange(15_000)
         config = {
             "socket": theirs.fileno(),
             "parent": os.getpid(),
@@ -143,6 +169,7 @@ class Server:
             "limits": vars(limits),
             "binds": library_paths(),
             "uids": self.first_user,
+            "has_users": has_users,
             "folder": self._folder.name if self._folder else "",
         }
         command = [*wrapping, interpreter, "-I", "-S", "-B", "-c", bootstrap]

@@ -86,8 +86,14 @@ class Slot:
         return _verdict_of(verdict, is_late, ends[0], ends[1], self.limits, seconds)
 
     def _end_of(self, role: Role, seconds: float = _REAPING_SECONDS) -> dict[str, Any]:
-        """How a process ended; a server that cannot be cleaned of its program is ended as well."""
+        """How a process ended; a server that cannot be cleaned of its program is ended as well.
+
+        Raises:
+            ServerLost: no process was shut in for the program, or nobody tells.
+        """
         end = self._servers[role].receive(seconds)
+        if "refused" in end:
+            raise ServerLost(f"a process could not be shut in ({end['refused']})")
         if end["spent"]:
             self._servers.pop(role).close()
         return end

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from megatron_dream.sandbox import Judge, Limits, Outcome, Problem, SandboxUnavailable, problem_of
+from megatron_dream.sandbox.engine import Isolation
 from megatron_dream.sandbox.slot import Slot
 from tests.system.sandbox_attacks import ATTACKS, BAD_TESTS, RIGHT, TESTS
 
@@ -254,6 +255,28 @@ def test_a_lost_server_is_no_fault_of_the_programs(slot: Slot) -> None:
     verdict = slot.judge(RIGHT, PROBLEM)
     assert verdict.outcome is Outcome.INFRASTRUCTURE
     assert slot.judge(RIGHT, PROBLEM).passed
+
+
+def test_a_process_that_cannot_shut_itself_in_is_no_fault_of_the_programs() -> None:
+    slot = Slot("process", Limits(cpu=2, wall=30.0))
+    try:
+        folder = slot._servers["candidate"]._folder
+        assert folder is not None and slot.judge(RIGHT, PROBLEM).passed
+        folder.cleanup()  # the one that waits has its folder already, the next finds no place for one
+        verdicts = [slot.judge(RIGHT, PROBLEM) for _ in range(2)]
+        assert verdicts[-1].outcome is Outcome.INFRASTRUCTURE, verdicts
+        assert "could not be shut in" in verdicts[-1].detail
+        assert "No such file" in verdicts[-1].detail
+        assert slot.judge(RIGHT, PROBLEM).passed  # with new servers
+    finally:
+        slot.close()
+
+
+@pytest.mark.parametrize("isolation", [*ENGINES, "process"])
+def test_a_server_is_not_ready_before_a_process_has_shut_itself_in(isolation: Isolation) -> None:
+    """A limit that no kernel takes, which only processes of programs set."""
+    with pytest.raises(SandboxUnavailable, match="too large"):
+        Slot(isolation, Limits(cpu=1 << 70))
 
 
 def test_many_at_once_in_order_and_all_servers_end() -> None:

@@ -85,14 +85,20 @@ def interpreter() -> str:
     pytest.skip("needs a Python 3.11 that everybody can read: apt-get install python3")
 
 
+def asked(
+    command: list[str], package: Path, isolation: str, pairs: list[tuple[str, str, str]]
+) -> subprocess.CompletedProcess[str]:
+    question = json.dumps({"isolation": isolation, "pairs": pairs})
+    environment = {"PATH": os.defpath, "PYTHONPATH": str(package)}
+    return as_user([*command, "-B", "-c", JUDGING], input=question, env=environment)
+
+
 def outcomes(
     interpreter: str, package: Path, isolation: str, pairs: list[tuple[str, str, str]]
 ) -> list[str]:
     if isolation == "bubblewrap" and shutil.which("bwrap") is None:
         pytest.skip("needs bubblewrap: apt-get install bubblewrap")
-    question = json.dumps({"isolation": isolation, "pairs": pairs})
-    environment = {"PATH": os.defpath, "PYTHONPATH": str(package)}
-    run = as_user([interpreter, "-B", "-c", JUDGING], input=question, env=environment)
+    run = asked([interpreter], package, isolation, pairs)
     assert run.returncode == 0, run.stderr
     found: list[str] = json.loads(run.stdout)
     return found
@@ -131,3 +137,21 @@ def test_human_evals_solutions_pass_and_stubs_do_not(
             pairs.append((line["prompt"] + body, tests, line["entry_point"]))
     found = outcomes(interpreter, package, isolation, pairs)
     assert set(found[::2]) == {"passed"} and "passed" not in found[1::2]
+
+
+@ENGINES
+def test_a_root_with_one_user_id_judges_or_is_refused(
+    interpreter: str, package: Path, isolation: str
+) -> None:
+    """``unshare -Ur``: user 0 of a namespace that has no other users to give to programs."""
+    inside = ["unshare", "-Ur", interpreter]
+    if isolation == "bubblewrap" and shutil.which("bwrap") is None:
+        pytest.skip("needs bubblewrap: apt-get install bubblewrap")
+    if as_user([*inside, "-c", ""]).returncode != 0:
+        pytest.skip("needs namespaces for ordinary users")
+    pairs = [(RIGHT, TESTS, "f"), ("def f(x): return x", TESTS, "f"), (RIGHT, TESTS, "f")]
+    run = asked(inside, package, isolation, pairs)
+    if run.returncode == 0:
+        assert json.loads(run.stdout) == ["passed", "failed", "passed"]
+    else:
+        assert "SandboxUnavailable" in run.stderr

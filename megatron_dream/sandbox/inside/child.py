@@ -6,6 +6,7 @@ Until it has its descriptors it runs nothing but this; what it was forked from h
 from __future__ import annotations
 
 import array
+import json
 import os
 import random
 import resource
@@ -18,6 +19,7 @@ from . import frames, kernel
 from .filters import Filter
 
 CHANNEL = 3  # the descriptor on which the task comes
+SHUT_IN = b"\0"  # what a process says there once it is; else a refusal
 _MAX_DESCRIPTORS = 4
 
 
@@ -41,6 +43,14 @@ def receive(channel: socket.socket) -> tuple[bytes, list[int]]:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
     return message, list(descriptors)
+
+
+def refusal_of(error: Exception) -> bytes:
+    """What is told to the supervisor where something is refused that is needed to shut programs in."""
+    reason = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return json.dumps({"refused": reason[:500]}).encode()
 
 
 class Confinement:
