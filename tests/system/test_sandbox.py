@@ -95,6 +95,36 @@ def f(x):
     assert slot.judge(program, both).passed  # its own it finds
 
 
+@pytest.mark.parametrize("isolation", [*ENGINES, "process"])
+def test_a_program_starts_in_a_folder_that_it_can_write_to(isolation: Isolation) -> None:
+    program = """
+import os
+def f(x):
+    with open('number', 'w') as stream: stream.write(str(x + 1))
+    return int(open('number').read()) if os.listdir() == ['number'] else None
+"""
+    slot = Slot(isolation, Limits(cpu=2, wall=60.0))
+    try:
+        for _ in range(2):
+            verdict = slot.judge(program, PROBLEM)
+            assert verdict.passed, verdict
+    finally:
+        slot.close()
+
+
+def test_a_program_can_signal_itself(slot: Slot) -> None:
+    program = """
+import signal
+def f(x):
+    seen = []
+    signal.signal(signal.SIGUSR1, lambda *_: seen.append(x + 1))
+    signal.raise_signal(signal.SIGUSR1)
+    return seen[0]
+"""
+    verdict = slot.judge(program, PROBLEM)
+    assert verdict.passed, verdict
+
+
 def test_the_whole_standard_library_is_there(slot: Slot) -> None:
     program = "import csv, hashlib, sqlite3, unittest, uuid, zlib\n" + RIGHT
     verdict = slot.judge(program, PROBLEM)

@@ -91,12 +91,11 @@ class Confinement:
         os.setsid()
         if self._isolation == "namespaces":
             kernel.mount("tmpfs", "/tmp", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, self._disk)
-        elif self._isolation == "process":
-            folder = f"{self._folder}/{number}"
-            os.mkdir(folder)
-            os.chdir(folder)
-        else:
-            os.chdir("/tmp")
+        place = "/tmp"
+        if self._isolation == "process":
+            place = f"{self._folder}/{number}"
+            os.mkdir(place)
+        os.chdir(place)
         for name, value in self._limits:
             resource.setrlimit(name, (value, value))
         if self._refusals is None:
