@@ -174,6 +174,11 @@ def f(x):
             return x + 1
         except OSError: pass
 """,
+    "closes /tmp": "import os\ntry: os.chmod('/tmp', 0)\nexcept OSError: pass\n" + _WRONG,
+    "makes /tmp read-only": "import os\ntry: os.chmod('/tmp', 0o555)\nexcept OSError: pass\n"
+    + _WRONG,
+    "leaves a time at /tmp": "import os\ntry: os.utime('/tmp', (7, 7))\nexcept OSError: pass\n"
+    + _WRONG,
     "reads the host": """
 import os
 def f(x):

@@ -28,6 +28,9 @@ CHOSEN = (
     "too many files",
     "namespaces by clone",
     "memory that outlives it",
+    "closes /tmp",
+    "makes /tmp read-only",
+    "leaves a time at /tmp",
     "writes outside",
     "reads the host",
     "network",
@@ -155,3 +158,20 @@ def test_a_root_with_one_user_id_judges_or_is_refused(
         assert json.loads(run.stdout) == ["passed", "failed", "passed"]
     else:
         assert "SandboxUnavailable" in run.stderr
+
+
+@ENGINES
+@pytest.mark.parametrize(
+    "change",
+    ["os.chmod('/tmp', 0)", "os.chmod('/tmp', 0o555)", "os.utime('/tmp', (7, 7))"],
+)
+def test_the_next_program_finds_a_tmp_of_its_own(
+    interpreter: str, package: Path, isolation: str, change: str
+) -> None:
+    writes = "with open('/tmp/x', 'w') as stream: stream.write('x')"
+    looks = "assert os.stat('/tmp').st_mtime > 7 and os.stat('/tmp').st_mode & 0o777 == 0o777"
+    programs = [f"import os\n{change}\n{RIGHT}", f"import os\n{looks}\n{writes}\n{RIGHT}"]
+    # Two workers take programs in turns: each gets both.
+    pairs = [(program, TESTS, "f") for program in programs for _ in range(2)] * 2
+    found = outcomes(interpreter, package, isolation, pairs)
+    assert found == ["passed"] * len(pairs)
