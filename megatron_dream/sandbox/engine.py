@@ -159,7 +159,9 @@ class Server:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control = ours
         self._folder = (
-            tempfile.TemporaryDirectory(prefix="judge-") if isolation == "process" else None
+            tempfile.TemporaryDirectory(prefix="judge-", ignore_cleanup_errors=True)
+            if isolation == "process"
+            else None
         )
         config = {
             "socket": theirs.fileno(),

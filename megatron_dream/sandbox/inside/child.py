@@ -86,16 +86,17 @@ class Confinement:
         for name, value in self._server_limits:
             resource.setrlimit(name, (value, value))
 
+    def prepare(self, number: int) -> None:
+        """In the server, so that no folder appears after its end: make the next process's folder."""
+        if self._isolation == "process":
+            os.mkdir(f"{self._folder}/{number}")
+
     def enter(self, number: int, uid: int | None) -> None:
         """Shut this process in, for good."""
         os.setsid()
         if self._isolation == "namespaces":
             kernel.mount("tmpfs", "/tmp", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, self._disk)
-        place = "/tmp"
-        if self._isolation == "process":
-            place = f"{self._folder}/{number}"
-            os.mkdir(place)
-        os.chdir(place)
+        os.chdir(f"{self._folder}/{number}" if self._isolation == "process" else "/tmp")
         for name, value in self._limits:
             resource.setrlimit(name, (value, value))
         if self._refusals is None:

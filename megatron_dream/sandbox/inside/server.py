@@ -207,8 +207,9 @@ class Server:
 
     def _fork(self) -> tuple[int, socket.socket]:
         """A process that shuts itself in and waits, and where it says so and gets its task."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._count += 1
+        self._confinement.prepare(self._count)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if self._isolation == "namespaces":
             process = kernel.fork_into(kernel.CLONE_NEWPID | kernel.CLONE_NEWNS)
         else:
