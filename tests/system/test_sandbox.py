@@ -10,12 +10,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from megatron_dream.sandbox import Judge, Limits, Outcome, Problem, SandboxUnavailable, problem_of
-from megatron_dream.sandbox.engine import Isolation
+from megatron_dream.sandbox.engine import Isolation, Role, Server
 from megatron_dream.sandbox.slot import Slot
 from tests.system.sandbox_attacks import ATTACKS, BAD_TESTS, RIGHT, TESTS
 
@@ -278,6 +279,33 @@ def test_scripts_on_standard_streams(slot: Slot, program: str, outcome: Outcome)
     assert verdict.outcome is outcome, verdict
     assert outcome is Outcome.PASSED or verdict.test == "case 1"
     assert slot.judge(RIGHT, PROBLEM).passed
+
+
+def test_a_servers_start_is_not_the_programs_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is lost before the first case and after it, and each start takes longer than a program may."""
+    slot = Slot("process", Limits(cpu=60, wall=10.0))
+    start, run_case, num_starts = Slot._server, slot._run_case, 0
+
+    def slow_start(self: Slot, role: Role) -> Server:
+        nonlocal num_starts
+        if role not in self._servers:
+            num_starts += 1
+            time.sleep(self.limits.wall + 1)
+        return start(self, role)
+
+    def lose_the_server(*arguments: Any) -> Any:
+        judged = run_case(*arguments)
+        slot._servers.pop("candidate").close()
+        return judged
+
+    monkeypatch.setattr(Slot, "_server", slow_start)
+    monkeypatch.setattr(slot, "_run_case", lose_the_server)
+    try:
+        slot._servers.pop("candidate").close()
+        verdict = slot.judge("print(input())", Problem("echo", "stdin", cases=(("1", "1"),) * 2))
+        assert verdict.passed and num_starts == 2, verdict
+    finally:
+        slot.close()
 
 
 def test_a_lost_server_is_no_fault_of_the_programs(slot: Slot) -> None:
