@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -29,6 +30,11 @@ _BOOTSTRAP = (
     "del sys.path[0]; server.main()"
 )
 _ROOTS_CAPABILITIES = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_KILL")
+# Of what bubblewrap says where it may not.
+_DENIALS = (
+    "No permissions",
+    *map(os.strerror, (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOSPC)),
+)
 _CURE = (
     "Unprivileged namespaces are needed: on Ubuntu 24.04 or later `sysctl -w "
     "kernel.apparmor_restrict_unprivileged_userns=0`, on older Debian `sysctl -w "
@@ -39,15 +45,17 @@ _CURE = (
 
 
 class SandboxUnavailable(RuntimeError):
-    """Programs cannot be shut in here; the message says what to do.
+    """Programs cannot be shut in here; the message says why, and what to do about namespaces.
 
     Args:
-        reason: what was refused.
+        reason: what was refused, or went wrong.
+        is_denied: the system denies namespaces; else something else is amiss.
     """
 
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-        super().__init__(f"Programs cannot be shut in here ({reason}). {_CURE}")
+    def __init__(self, reason: str, is_denied: bool) -> None:
+        self.reason, self.is_denied = reason, is_denied
+        cure = f" {_CURE}" if is_denied else ""
+        super().__init__(f"Programs cannot be shut in here ({reason}).{cure}")
 
 
 class ServerLost(RuntimeError):
@@ -97,7 +105,7 @@ def _bubblewrap(limits: Limits, has_users: bool) -> list[str]:
     """
     program = shutil.which("bwrap")
     if program is None:
-        raise SandboxUnavailable("there is no bwrap")
+        raise SandboxUnavailable("there is no bwrap", is_denied=True)
     words = [program, "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
     words += ["--as-pid-1", "--die-with-parent", "--hostname", "judge", "--cap-drop", "ALL"]
     if has_users:
@@ -182,24 +190,29 @@ class Server:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE if is_wrapped else subprocess.DEVNULL,
+                stderr=subprocess.PIPE,  # until it is ready
                 start_new_session=True,
                 close_fds=True,
             )
         try:
             state = self.receive(START_SECONDS)
-        except ServerLost:
-            state = {"refused": self._complaint() or "the server does not start"}
+        except ServerLost as lost:
+            complaint = self._complaint() or str(lost)
+            is_bubblewraps = complaint.startswith("bwrap: ")
+            state = {
+                "refused": complaint if is_bubblewraps else f"a server does not start: {complaint}",
+                "is_denied": is_bubblewraps and any(word in complaint for word in _DENIALS),
+            }
         if "ready" not in state:
             self.close()
-            raise SandboxUnavailable(str(state.get("refused")))
+            raise SandboxUnavailable(str(state["refused"]), bool(state["is_denied"]))
 
     def _complaint(self) -> str:
-        """What bubblewrap said; it says something only where it gives up."""
-        if self.process.stderr is None:
-            return ""
+        """The last line that bubblewrap or the server said before it gave up."""
+        assert self.process.stderr is not None
         self.process.kill()
-        return self.process.stderr.read(500).decode(errors="replace").strip()
+        lines = self.process.stderr.read().decode(errors="replace").strip().splitlines()
+        return lines[-1][:500] if lines else ""
 
     def start(self, task: Task, descriptors: Sequence[int]) -> None:
         """Have a process do a task.

@@ -50,7 +50,8 @@ def refusal_of(error: Exception) -> bytes:
     reason = str(error)
     if isinstance(error, OSError) and error.strerror:
         reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return json.dumps({"refused": reason[:500]}).encode()
+    is_denied = isinstance(error, kernel.Denied)
+    return json.dumps({"refused": reason[:500], "is_denied": is_denied}).encode()
 
 
 class Confinement:

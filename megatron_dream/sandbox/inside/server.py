@@ -54,8 +54,6 @@ def main() -> None:
     try:
         if config["isolation"] == "namespaces":
             _shut_in(config["binds"], config["has_users"])
-        if config["isolation"] != "process":
-            _take_null()
         server = Server(control, config, role)
     except OSError as error:
         control.send(child.refusal_of(error))
@@ -118,7 +116,7 @@ def _shut_in(binds: list[str], has_users: bool) -> None:
 
 
 def _take_null() -> None:
-    """Have this file system's /dev/null in place of the host's."""
+    """Have this file system's /dev/null in place of the host's, and of where complaints were read."""
     nothing = os.open("/dev/null", os.O_RDWR)
     for number in range(3):
         os.dup2(nothing, number)
@@ -156,6 +154,7 @@ class Server:
             self._isolation, config["limits"], config["folder"], refusals
         )
         self._confinement.limit_server()
+        _take_null()
         gc.collect()
         gc.freeze()  # no page is copied because garbage is collected
         self._ready: tuple[int, socket.socket] | None = self._fork()
