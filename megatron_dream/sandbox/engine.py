@@ -75,6 +75,24 @@ def library_paths() -> list[str]:
     return real
 
 
+def package_folders(libraries: Sequence[str]) -> list[str]:
+    """Folders of installed packages below those: what a program is not to read, such as solutions.
+
+    Args:
+        libraries: see ``library_paths``.
+    """
+    found: set[str] = set()
+    for library in libraries:
+        if os.path.islink(library):  # what it leads to is another of them, or is not shown
+            continue
+        for pattern in ("", "python*"):
+            for name in ("site-packages", "dist-packages"):
+                for folder in Path(library).glob(os.path.join(pattern, name)):
+                    if folder.is_dir() and not folder.is_symlink():
+                        found.add(str(folder))
+    return sorted(found)
+
+
 def _has_users(first: int) -> bool:
     """Whether each program can have a user id of its own: the caller is root, and the ids exist here."""
     if os.geteuid() != 0:
@@ -134,6 +152,8 @@ def _bubblewrap(limits: Limits, has_users: bool) -> list[str]:
         str(_PACKAGE),
         f"{_INSIDE}/inside",
     ]
+    for folder in package_folders(library_paths()):
+        words += ["--perms", "0755", "--tmpfs", folder, "--remount-ro", folder]
     for name in ("null", "zero", "random", "urandom"):
         words += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
     words += ["--perms", "1777", "--size", str(limits.disk), "--tmpfs", "/tmp"]
@@ -178,6 +198,7 @@ class Server:
             "role": role,
             "limits": vars(limits),
             "binds": library_paths(),
+            "hidden": package_folders(library_paths()),
             "uids": self.first_user,
             "has_users": has_users,
             "folder": self._folder.name if self._folder else "",

@@ -184,6 +184,15 @@ import os
 def f(x):
     for p in ('/etc', '/proc', '/sys', '/run', '/boot', '/usr/bin/env', '/bin', '/sbin', '/var', '/dev/kmsg'):
         if os.path.exists(p): return x + 1
+    library = os.path.dirname(os.__file__)
+    for place in (library, os.path.dirname(library), '/usr/lib/python3', '/usr/lib/python3.11'):
+        for folder in (place + '/site-packages', place + '/dist-packages'):
+            if not os.path.isdir(folder): continue
+            if os.listdir(folder): return x + 1
+            try:
+                open(folder + '/x', 'w')
+                return x + 1
+            except OSError: pass
 """,
     "network": """
 import socket

@@ -53,7 +53,7 @@ def main() -> None:
     role = child.module_of(config["role"])  # before its file is out of reach
     try:
         if config["isolation"] == "namespaces":
-            _shut_in(config["binds"], config["has_users"])
+            _shut_in(config["binds"], config["hidden"], config["has_users"])
         server = Server(control, config, role)
     except OSError as error:
         control.send(child.refusal_of(error))
@@ -79,8 +79,14 @@ class NotShutIn(Exception):
         super().__init__(refusal)
 
 
-def _shut_in(binds: list[str], has_users: bool) -> None:
-    """Go on as the first process of new namespaces, over a file system of the ``binds`` alone."""
+def _shut_in(binds: list[str], hidden: list[str], has_users: bool) -> None:
+    """Go on as the first process of new namespaces, over a file system of the ``binds`` alone.
+
+    Args:
+        binds: folders of the host that are shown, read-only.
+        hidden: those in there that are shown empty.
+        has_users: there are user ids for programs; else a user namespace is made.
+    """
     uid, gid = os.geteuid(), os.getegid()
     flags = kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
     kernel.unshare(flags | kernel.CLONE_NEWPID | (0 if has_users else kernel.CLONE_NEWUSER))
@@ -102,6 +108,9 @@ def _shut_in(binds: list[str], has_users: bool) -> None:
             continue
         os.makedirs(root + path, exist_ok=True)
         kernel.bind_read_only(f"/proc/self/fd/{descriptor}", root + path)
+    empty = kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
+    for path in hidden:
+        kernel.mount("tmpfs", root + path, "tmpfs", empty, "size=4k,mode=755")
     os.mkdir(f"{root}/dev")
     for name, descriptor in devices.items():
         os.close(os.open(f"{root}/dev/{name}", os.O_CREAT | os.O_WRONLY, 0o600))
