@@ -141,6 +141,14 @@ def f(x):
             for _ in range(1 << 10): os.write(d, part)
         except OSError: pass
 """,
+    "a raw answer that cannot be handed on": """
+import os, struct
+def f(x):
+    message = b'{"changed":[],"value":["datetime","2024-02-29T01:02:03+00:00"]}'
+    for d in range(3, 9):
+        try: os.write(d, struct.pack('<I', len(message)) + message)
+        except OSError: pass
+""",
     "a million brackets": """
 import os, struct
 def f(x):

@@ -226,6 +226,14 @@ assert f(3) != [0, 1, 4] and list(f(3)) == [0, 1, 4]
     assert verdict.passed, verdict
 
 
+def test_a_raw_answer_that_tests_hand_on_is_the_programs_fault(slot: Slot) -> None:
+    program = ATTACKS["a raw answer that cannot be handed on"]
+    problem = Problem("hands on", tests="assert f(f(1)) == 3", functions=("f",))
+    verdict = slot.judge(program, problem)
+    assert verdict.outcome is Outcome.FAILED, verdict
+    assert slot.judge(RIGHT, problem).passed
+
+
 def test_methods_are_called_of_new_instances(slot: Slot) -> None:
     problem = Problem(
         "methods",
