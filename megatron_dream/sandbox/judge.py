@@ -92,7 +92,7 @@ class Judge:
             yield future.result()
 
     def close(self) -> None:
-        """End the servers; what is being judged ends as infrastructure."""
+        """End the servers when what is being judged has been; what still waits for that is cancelled."""
         self._threads.shutdown(wait=True, cancel_futures=True)
         for slot in self._all:
             slot.close()

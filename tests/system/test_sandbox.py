@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -345,6 +347,54 @@ def test_a_server_is_not_ready_before_a_process_has_shut_itself_in(isolation: Is
     """A limit that no kernel takes, which only processes of programs set."""
     with pytest.raises(SandboxUnavailable, match="too large"):
         Slot(isolation, Limits(cpu=1 << 70))
+
+
+def test_what_is_not_foreseen_is_no_fault_of_the_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No descriptors are left after the candidate has begun: it must not answer the next program's tests."""
+    slot = Slot("process", Limits(cpu=2, wall=60.0))
+    start = Server.start
+    try:
+        for kind in ("function", "stdin"):
+            problem = Problem("x", kind, tests=TESTS, functions=("f",), cases=(("", ""),))
+
+            def start_and_fail(self: Server, *arguments: Any) -> None:
+                start(self, *arguments)
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+            with monkeypatch.context() as patch:
+                patch.setattr(Server, "start", start_and_fail)
+                verdict = slot.judge("while True: pass", problem)
+            assert verdict.outcome is Outcome.INFRASTRUCTURE, verdict
+            assert "Too many open files" in verdict.detail and not slot._servers
+            assert slot.judge(RIGHT, problem).passed
+    finally:
+        slot.close()
+
+
+@pytest.mark.parametrize("text", ["x = '\ud800'\n", "x = '\udc80'\n", "\udfff"])
+def test_a_program_that_is_no_text_fails(slot: Slot, text: str) -> None:
+    for problem in (PROBLEM, Problem("prints", "stdin", cases=(("", ""),))):
+        verdict = slot.judge(text + RIGHT, problem)
+        assert verdict.outcome is Outcome.FAILED, verdict
+    assert slot.judge(RIGHT, PROBLEM).passed
+
+
+def test_a_slot_whose_second_server_is_refused_ends_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    us = psutil.Process()
+    before, others = us.num_fds(), set(us.children())
+    start = Slot._server
+
+    def refuse_tests(self: Slot, role: Role) -> Server:
+        if role == "tests":
+            raise SandboxUnavailable("no", is_denied=False)
+        return start(self, role)
+
+    monkeypatch.setattr(Slot, "_server", refuse_tests)
+    with pytest.raises(SandboxUnavailable) as caught:
+        Slot("process", Limits())
+    assert set(us.children()) == others and us.num_fds() == before, caught
 
 
 def test_many_at_once_in_order_and_all_servers_end() -> None:

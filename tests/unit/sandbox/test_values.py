@@ -219,7 +219,7 @@ def test_hostile_texts_are_refused_or_plain(tree: Any) -> None:
         ["datetime", "2024-02-29T01:02:03+00:00"],
         ["datetime", "2024-02-29T01:02:03Z"],
         ["time", "01:02:03+05:30"],
-        [["new", 0, "list", None, [["time", "01:02:03+05:30"]]]],
+        ["new", 0, "list", None, [["time", "01:02:03+05:30"]]],
     ],
 )
 def test_what_no_writer_writes_is_not_read(tree: Any) -> None:
