@@ -49,7 +49,7 @@ question = json.load(sys.stdin)
 pairs = []
 for program, tests, name in question['pairs']:
     pairs.append((program, Problem('x', tests=tests, functions=(name,))))
-with Judge(2, Limits(cpu=2, wall=15.0), question['isolation']) as judge:
+with Judge(2, Limits(cpu=2, wall=30.0), question['isolation']) as judge:
     print(json.dumps([verdict.outcome.value for verdict in judge.verdicts(pairs)]))
 """
 
