@@ -24,7 +24,7 @@ class Judge:
         workers: programs at once; None: one for each CPU.
         limits: of each program.
         isolation: ``namespaces``, ``bubblewrap``, or ``process`` for programs that are trusted
-            (docs/sandbox.md); None: namespaces, or bubblewrap where they are refused and it works.
+            (docs/sandbox.md); None: namespaces, or bubblewrap where the system denies them and it works.
 
     Attributes:
         isolation: what it came to.
@@ -52,7 +52,7 @@ class Judge:
             try:
                 self._add_slot()
             except SandboxUnavailable as refusal:
-                if isolation is not None or not self._falls_back():
+                if isolation is not None or not refusal.is_denied or not self._falls_back():
                     raise
                 self.notice = (
                     f"Namespaces are refused ({refusal.reason}); bubblewrap is used, which is slower and "
@@ -92,7 +92,7 @@ class Judge:
             yield future.result()
 
     def close(self) -> None:
-        """End the servers; what is being judged ends as infrastructure."""
+        """End the servers when what is being judged has been; what still waits for that is cancelled."""
         self._threads.shutdown(wait=True, cancel_futures=True)
         for slot in self._all:
             slot.close()

@@ -37,8 +37,12 @@ class Slot:
     def __init__(self, isolation: Isolation, limits: Limits) -> None:
         self.limits, self.isolation = limits, isolation
         self._servers: dict[Role, Server] = {}
-        for role in _ROLES:
-            self._server(role)
+        try:
+            for role in _ROLES:
+                self._server(role)
+        except BaseException:
+            self.close()
+            raise
 
     def _server(self, role: Role) -> Server:
         if role not in self._servers:
@@ -51,16 +55,24 @@ class Slot:
             self._servers.pop(role).close()
 
     def judge(self, program: str, problem: Problem) -> Verdict:
-        """Run a program against its problem's tests."""
+        """Run a program against its problem's tests; whatever goes wrong here is infrastructure."""
+        try:
+            text = program.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError as error:
+            detail = f"it is no text in UTF-8 ({error.reason})"
+            return Verdict(Outcome.FAILED, "loading the program", detail)
         try:
             if problem.kind == "function":
-                return self._call(program, problem)
-            return self._run(program, problem)
-        except (ServerLost, SandboxUnavailable) as error:
-            self.close()  # both begin anew with the next program
-            return Verdict(Outcome.INFRASTRUCTURE, detail=str(error))
+                return self._call(text, problem)
+            return self._run(text, problem)
+        except Exception as error:
+            self.close()  # what its processes do is not known; both begin anew with the next program
+            detail = str(error)
+            if not isinstance(error, (ServerLost, SandboxUnavailable)):
+                detail = f"{type(error).__name__}: {detail}"
+            return Verdict(Outcome.INFRASTRUCTURE, detail=detail)
 
-    def _call(self, program: str, problem: Problem) -> Verdict:
+    def _call(self, program: bytes, problem: Problem) -> Verdict:
         candidate, tests = self._server("candidate"), self._server("tests")
         material = {
             "helpers": helpers_of(problem),
@@ -70,7 +82,7 @@ class Slot:
         with contextlib.ExitStack() as stack:
             held = _Held(stack)
             calls, answers, verdicts = held.pipe(), held.pipe(), held.pipe()
-            text = held.file(program.encode("utf-8", "surrogateescape"))
+            text = held.file(program)
             candidate.start("call", [text, calls[0], answers[1]])
             text = held.file(json.dumps(material).encode())
             tests.start("check", [text, calls[1], answers[0], verdicts[1]])
@@ -86,29 +98,37 @@ class Slot:
         return _verdict_of(verdict, is_late, ends[0], ends[1], self.limits, seconds)
 
     def _end_of(self, role: Role, seconds: float = _REAPING_SECONDS) -> dict[str, Any]:
-        """How a process ended; a server that cannot be cleaned of its program is ended as well."""
+        """How a process ended; a server that cannot be cleaned of its program is ended as well.
+
+        Raises:
+            ServerLost: no process was shut in for the program, or nobody tells.
+        """
         end = self._servers[role].receive(seconds)
+        if "refused" in end:
+            raise ServerLost(f"a process could not be shut in ({end['refused']})")
         if end["spent"]:
             self._servers.pop(role).close()
         return end
 
-    def _run(self, program: str, problem: Problem) -> Verdict:
-        seconds = 0.0
-        deadline = time.monotonic() + self.limits.wall
+    def _run(self, program: bytes, problem: Problem) -> Verdict:
+        seconds, left = 0.0, self.limits.wall
         for number, (given, wanted) in enumerate(problem.cases, 1):
-            verdict, spent = self._run_case(program, given, wanted, deadline)
+            self._server("candidate")  # what its start takes is not the program's time
+            begun = time.monotonic()
+            verdict, spent = self._run_case(program, given, wanted, begun + left)
+            left -= time.monotonic() - begun
             seconds += spent
             if verdict.outcome is not Outcome.PASSED:
                 return Verdict(verdict.outcome, f"case {number}", verdict.detail, seconds)
         return Verdict(Outcome.PASSED, cpu_seconds=seconds)
 
     def _run_case(
-        self, program: str, given: str, wanted: str, deadline: float
+        self, program: bytes, given: str, wanted: str, deadline: float
     ) -> tuple[Verdict, float]:
         server = self._server("candidate")
         with contextlib.ExitStack() as stack:
             held = _Held(stack)
-            text = held.file(program.encode("utf-8", "surrogateescape"))
+            text = held.file(program)
             stdin = held.file(given.encode("utf-8", "surrogateescape"))
             printed = held.pipe()
             server.start("run", [text, stdin, printed[1]])

@@ -141,6 +141,14 @@ def f(x):
             for _ in range(1 << 10): os.write(d, part)
         except OSError: pass
 """,
+    "a raw answer that cannot be handed on": """
+import os, struct
+def f(x):
+    message = b'{"changed":[],"value":["datetime","2024-02-29T01:02:03+00:00"]}'
+    for d in range(3, 9):
+        try: os.write(d, struct.pack('<I', len(message)) + message)
+        except OSError: pass
+""",
     "a million brackets": """
 import os, struct
 def f(x):
@@ -174,11 +182,25 @@ def f(x):
             return x + 1
         except OSError: pass
 """,
+    "closes /tmp": "import os\ntry: os.chmod('/tmp', 0)\nexcept OSError: pass\n" + _WRONG,
+    "makes /tmp read-only": "import os\ntry: os.chmod('/tmp', 0o555)\nexcept OSError: pass\n"
+    + _WRONG,
+    "leaves a time at /tmp": "import os\ntry: os.utime('/tmp', (7, 7))\nexcept OSError: pass\n"
+    + _WRONG,
     "reads the host": """
 import os
 def f(x):
     for p in ('/etc', '/proc', '/sys', '/run', '/boot', '/usr/bin/env', '/bin', '/sbin', '/var', '/dev/kmsg'):
         if os.path.exists(p): return x + 1
+    library = os.path.dirname(os.__file__)
+    for place in (library, os.path.dirname(library), '/usr/lib/python3', '/usr/lib/python3.11'):
+        for folder in (place + '/site-packages', place + '/dist-packages'):
+            if not os.path.isdir(folder): continue
+            if os.listdir(folder): return x + 1
+            try:
+                open(folder + '/x', 'w')
+                return x + 1
+            except OSError: pass
 """,
     "network": """
 import socket

@@ -340,7 +340,7 @@ def test_a_sandbox_that_does_not_work_is_told_after_reading(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuses(*_: Any) -> None:
-        raise SandboxUnavailable("Programs cannot be shut in here.")
+        raise SandboxUnavailable("unshare: Operation not permitted", is_denied=True)
 
     monkeypatch.setattr(command, "Judge", refuses)
     assert curate("--input", *inputs, "--output", tmp_path / "out") == 2

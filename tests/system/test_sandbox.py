@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import errno
 import gzip
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 
 from megatron_dream.sandbox import Judge, Limits, Outcome, Problem, SandboxUnavailable, problem_of
+from megatron_dream.sandbox.engine import Isolation, Role, Server
 from megatron_dream.sandbox.slot import Slot
 from tests.system.sandbox_attacks import ATTACKS, BAD_TESTS, RIGHT, TESTS
 
@@ -22,17 +29,17 @@ PROBLEM = Problem("one more", tests=TESTS, functions=("f",))
 GROWTH = 8 << 20  # of the supervisor, bytes
 
 
-def shut_in(users: list[int]) -> set[int]:
+def shut_in(users: list[int]) -> set[psutil.Process]:
     """Processes of programs that some servers started; ``users``: their first user ids."""
     found = set()
     for process in psutil.process_iter(["uids"]):
         uids = process.info["uids"]
         if uids is not None and any(0 <= uids.real - first < 65_536 for first in users):
-            found.add(process.pid)
+            found.add(process)
     return found
 
 
-def waiting(slot: Slot) -> set[int]:
+def waiting(slot: Slot) -> set[psutil.Process]:
     """Processes that wait for the next program: one below each server, with nothing below it.
 
     Under bubblewrap there is none.
@@ -42,8 +49,17 @@ def waiting(slot: Slot) -> set[int]:
         (inside,) = psutil.Process(server.process.pid).children()
         processes = inside.children(recursive=True)
         assert len(processes) == (slot.isolation == "namespaces")
-        found.update(process.pid for process in processes)
+        found.update(processes)
     return found
+
+
+@contextlib.contextmanager
+def wall(slot: Slot, seconds: float) -> Iterator[None]:
+    """Less time than what a right program may need on a busy machine."""
+    kept = slot.limits
+    slot.limits = dataclasses.replace(kept, wall=seconds)
+    yield
+    slot.limits = kept
 
 
 ENGINES = [
@@ -60,7 +76,7 @@ ENGINES = [
 
 @pytest.fixture(scope="module", params=ENGINES)
 def slot(request: pytest.FixtureRequest) -> Iterator[Slot]:
-    made = Slot(request.param, Limits(cpu=1, wall=8.0))
+    made = Slot(request.param, Limits(cpu=1, wall=60.0))
     yield made
     made.close()
 
@@ -71,10 +87,12 @@ def test_no_attack_passes_and_nothing_stays(slot: Slot, name: str) -> None:
     us = psutil.Process()
     before, memory = us.num_fds(), us.memory_info().rss
     users = [server.first_user for server in slot._servers.values()]
-    verdict = slot.judge(ATTACKS[name], PROBLEM)
+    with wall(slot, 8.0):
+        verdict = slot.judge(ATTACKS[name], PROBLEM)
     assert verdict.outcome not in (Outcome.PASSED, Outcome.INFRASTRUCTURE), verdict
     assert us.memory_info().rss < memory + GROWTH
-    assert shut_in(users) <= waiting(slot)
+    _, alive = psutil.wait_procs(shut_in(users) - waiting(slot), timeout=10)
+    assert alive == []
     assert slot.judge(RIGHT, PROBLEM).passed  # nothing of it is left for the next
     assert us.num_fds() == before
 
@@ -92,6 +110,36 @@ def f(x):
         assert "assert f(1) == 2" in verdict.test, verdict
     both = Problem("twice", tests="assert f(1) == 1\nassert f(1) == 2", functions=("f",))
     assert slot.judge(program, both).passed  # its own it finds
+
+
+@pytest.mark.parametrize("isolation", [*ENGINES, "process"])
+def test_a_program_starts_in_a_folder_that_it_can_write_to(isolation: Isolation) -> None:
+    program = """
+import os
+def f(x):
+    with open('number', 'w') as stream: stream.write(str(x + 1))
+    return int(open('number').read()) if os.listdir() == ['number'] else None
+"""
+    slot = Slot(isolation, Limits(cpu=2, wall=60.0))
+    try:
+        for _ in range(2):
+            verdict = slot.judge(program, PROBLEM)
+            assert verdict.passed, verdict
+    finally:
+        slot.close()
+
+
+def test_a_program_can_signal_itself(slot: Slot) -> None:
+    program = """
+import signal
+def f(x):
+    seen = []
+    signal.signal(signal.SIGUSR1, lambda *_: seen.append(x + 1))
+    signal.raise_signal(signal.SIGUSR1)
+    return seen[0]
+"""
+    verdict = slot.judge(program, PROBLEM)
+    assert verdict.passed, verdict
 
 
 def test_the_whole_standard_library_is_there(slot: Slot) -> None:
@@ -125,7 +173,8 @@ def test_tests_are_shut_in_as_well(slot: Slot, name: str) -> None:
     ],
 )
 def test_outcomes_are_told_apart(slot: Slot, program: str, outcome: Outcome, words: str) -> None:
-    verdict = slot.judge(program, PROBLEM)
+    with wall(slot, 4.0 if words == "in all" else 60.0):
+        verdict = slot.judge(program, PROBLEM)
     assert verdict.outcome is outcome and words in verdict.detail, verdict
 
 
@@ -193,6 +242,14 @@ assert f(3) != [0, 1, 4] and list(f(3)) == [0, 1, 4]
     assert verdict.passed, verdict
 
 
+def test_a_raw_answer_that_tests_hand_on_is_the_programs_fault(slot: Slot) -> None:
+    program = ATTACKS["a raw answer that cannot be handed on"]
+    problem = Problem("hands on", tests="assert f(f(1)) == 3", functions=("f",))
+    verdict = slot.judge(program, problem)
+    assert verdict.outcome is Outcome.FAILED, verdict
+    assert slot.judge(RIGHT, problem).passed
+
+
 def test_methods_are_called_of_new_instances(slot: Slot) -> None:
     problem = Problem(
         "methods",
@@ -243,10 +300,39 @@ def test_a_test_that_swallows_all_errors_does_not_pass_a_program_that_has_ended(
 )  # fmt: skip
 def test_scripts_on_standard_streams(slot: Slot, program: str, outcome: Outcome) -> None:
     cases = (("2\n1 2\n", "2 4\n"), ("3\n5\n", "15"))
-    verdict = slot.judge(program, Problem("times", "stdin", cases=cases))
+    with wall(slot, 4.0 if "sleep" in program else 60.0):
+        verdict = slot.judge(program, Problem("times", "stdin", cases=cases))
     assert verdict.outcome is outcome, verdict
     assert outcome is Outcome.PASSED or verdict.test == "case 1"
     assert slot.judge(RIGHT, PROBLEM).passed
+
+
+def test_a_servers_start_is_not_the_programs_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is lost before the first case and after it; each start takes longer than a program may."""
+    slot = Slot("process", Limits(cpu=60, wall=60.0))
+    start, run_case, num_starts = Slot._server, slot._run_case, 0
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 61.0 * num_starts)
+    monkeypatch.setattr("megatron_dream.sandbox.slot.time", clock)
+
+    def slow_start(self: Slot, role: Role) -> Server:
+        nonlocal num_starts
+        if role not in self._servers:
+            num_starts += 1
+        return start(self, role)
+
+    def lose_the_server(*arguments: Any) -> Any:
+        judged = run_case(*arguments)
+        slot._servers.pop("candidate").close()
+        return judged
+
+    monkeypatch.setattr(Slot, "_server", slow_start)
+    monkeypatch.setattr(slot, "_run_case", lose_the_server)
+    try:
+        slot._servers.pop("candidate").close()
+        verdict = slot.judge("print(input())", Problem("echo", "stdin", cases=(("1", "1"),) * 2))
+        assert verdict.passed and num_starts == 2, verdict
+    finally:
+        slot.close()
 
 
 def test_a_lost_server_is_no_fault_of_the_programs(slot: Slot) -> None:
@@ -256,15 +342,88 @@ def test_a_lost_server_is_no_fault_of_the_programs(slot: Slot) -> None:
     assert slot.judge(RIGHT, PROBLEM).passed
 
 
+def test_a_process_that_cannot_shut_itself_in_is_no_fault_of_the_programs() -> None:
+    slot = Slot("process", Limits(cpu=2, wall=60.0))
+    try:
+        folder = slot._servers["candidate"]._folder
+        assert folder is not None and slot.judge(RIGHT, PROBLEM).passed
+        folder.cleanup()  # the one that waits may be in its folder already, the next finds no place for one
+        verdict = slot.judge(RIGHT, PROBLEM)
+        verdict = slot.judge(RIGHT, PROBLEM) if verdict.passed else verdict
+        assert verdict.outcome is Outcome.INFRASTRUCTURE, verdict
+        assert "could not be shut in" in verdict.detail and "No such file" in verdict.detail
+        assert slot.judge(RIGHT, PROBLEM).passed  # with new servers
+    finally:
+        slot.close()
+
+
+@pytest.mark.parametrize("isolation", [*ENGINES, "process"])
+def test_a_server_is_not_ready_before_a_process_has_shut_itself_in(isolation: Isolation) -> None:
+    """A limit that no kernel takes, which only processes of programs set."""
+    with pytest.raises(SandboxUnavailable, match="too large"):
+        Slot(isolation, Limits(cpu=1 << 70))
+
+
+def test_what_is_not_foreseen_is_no_fault_of_the_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No descriptors are left after the candidate has begun: it must not answer the next program's tests."""
+    slot = Slot("process", Limits(cpu=2, wall=60.0))
+    start = Server.start
+    try:
+        for kind in ("function", "stdin"):
+            problem = Problem("x", kind, tests=TESTS, functions=("f",), cases=(("", ""),))
+
+            def start_and_fail(self: Server, *arguments: Any) -> None:
+                start(self, *arguments)
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+            with monkeypatch.context() as patch:
+                patch.setattr(Server, "start", start_and_fail)
+                verdict = slot.judge("while True: pass", problem)
+            assert verdict.outcome is Outcome.INFRASTRUCTURE, verdict
+            assert "Too many open files" in verdict.detail and not slot._servers
+            assert slot.judge(RIGHT, problem).passed
+    finally:
+        slot.close()
+
+
+@pytest.mark.parametrize("text", ["x = '\ud800'\n", "x = '\udc80'\n", "\udfff"])
+def test_a_program_that_is_no_text_fails(slot: Slot, text: str) -> None:
+    for problem in (PROBLEM, Problem("prints", "stdin", cases=(("", ""),))):
+        verdict = slot.judge(text + RIGHT, problem)
+        assert verdict.outcome is Outcome.FAILED, verdict
+    assert slot.judge(RIGHT, PROBLEM).passed
+
+
+def test_a_slot_whose_second_server_is_refused_ends_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    us = psutil.Process()
+    before, others = us.num_fds(), set(us.children())
+    start = Slot._server
+
+    def refuse_tests(self: Slot, role: Role) -> Server:
+        if role == "tests":
+            raise SandboxUnavailable("no", is_denied=False)
+        return start(self, role)
+
+    monkeypatch.setattr(Slot, "_server", refuse_tests)
+    with pytest.raises(SandboxUnavailable) as caught:
+        Slot("process", Limits())
+    assert set(us.children()) == others and us.num_fds() == before, caught
+
+
 def test_many_at_once_in_order_and_all_servers_end() -> None:
     us = psutil.Process()
     before, others = us.num_fds(), set(us.children())
     programs = [RIGHT if n % 3 else "def f(x): return x" for n in range(40)]
-    with Judge(3, Limits(cpu=2, wall=10.0)) as judge:
+    with Judge(3, Limits(cpu=2, wall=60.0)) as judge:
         servers = set(us.children()) - others
         verdicts = list(judge.verdicts((program, PROBLEM) for program in programs))
+        below = [process for server in servers for process in server.children(recursive=True)]
     assert [verdict.passed for verdict in verdicts] == [n % 3 > 0 for n in range(40)]
-    assert len(servers) == 6 and not any(server.is_running() for server in servers)
+    assert len(servers) == 6 and len(below) >= 6
+    _, alive = psutil.wait_procs([*servers, *below], timeout=10)
+    assert alive == []
     assert us.num_fds() == before
 
 
@@ -290,18 +449,30 @@ def test_a_killed_supervisor_leaves_nothing_behind(repository_root: Path) -> Non
     assert alive == []
 
 
-def test_the_refusal_names_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
-    from megatron_dream.sandbox import engine as module
+def test_what_is_no_denial_is_told_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bubblewrap would work here: it is not what is amiss."""
+    monkeypatch.setattr(
+        "megatron_dream.sandbox.engine.library_paths", lambda: ["/no/such/folder", "/usr/lib"]
+    )
+    with pytest.raises(SandboxUnavailable, match="/no/such/folder: No such file") as caught:
+        Judge(1)
+    assert not caught.value.is_denied and "sysctl" not in str(caught.value)
 
-    monkeypatch.setattr(module, "library_paths", lambda: ["/no/such/folder"])
-    with pytest.raises(
-        SandboxUnavailable, match=r"No such file.*sysctl.*docker|Docker.*isolation: process"
-    ):
-        Slot("namespaces", Limits())
+
+@pytest.mark.parametrize("isolation", [*ENGINES, "process"])
+def test_the_last_words_of_a_server_are_told(
+    monkeypatch: pytest.MonkeyPatch, isolation: Isolation
+) -> None:
+    monkeypatch.setattr(
+        "megatron_dream.sandbox.engine._BOOTSTRAP", "print(1 / 0)  # not in {folder}"
+    )
+    with pytest.raises(SandboxUnavailable, match="ZeroDivisionError: division by zero") as caught:
+        Slot(isolation, Limits())
+    assert not caught.value.is_denied and "sysctl" not in str(caught.value)
 
 
 def test_without_namespaces_right_and_wrong_are_still_told_apart() -> None:
-    slot = Slot("process", Limits(cpu=1, wall=4.0))
+    slot = Slot("process", Limits(cpu=1, wall=60.0))
     try:
         assert slot.judge(RIGHT, PROBLEM).passed
         for name in (

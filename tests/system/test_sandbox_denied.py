@@ -99,3 +99,13 @@ def test_bubblewrap_that_fails_is_refused_with_what_it_said(
     run = judge(repository_root, tmp_path, DOCKER, "--isolation", "bubblewrap")
     assert run.returncode == 2, run
     assert "(bwrap: " in run.stderr and "Operation not permitted" in run.stderr
+
+
+@pytest.mark.parametrize(("refused", "what"), [(2, "clone"), (4, "mount")])
+def test_what_only_later_calls_refuse_is_told_as_well(
+    repository_root: Path, tmp_path: Path, refused: int, what: str
+) -> None:
+    run = judge(repository_root, tmp_path, refused, "--isolation", "namespaces")
+    assert run.returncode == 2, run
+    (line,) = run.stderr.strip().splitlines()
+    assert f"({what}" in line and "Operation not permitted" in line and "sysctl -w" in line

@@ -28,6 +28,9 @@ CHOSEN = (
     "too many files",
     "namespaces by clone",
     "memory that outlives it",
+    "closes /tmp",
+    "makes /tmp read-only",
+    "leaves a time at /tmp",
     "writes outside",
     "reads the host",
     "network",
@@ -46,7 +49,7 @@ question = json.load(sys.stdin)
 pairs = []
 for program, tests, name in question['pairs']:
     pairs.append((program, Problem('x', tests=tests, functions=(name,))))
-with Judge(2, Limits(cpu=2, wall=15.0), question['isolation']) as judge:
+with Judge(2, Limits(cpu=2, wall=30.0), question['isolation']) as judge:
     print(json.dumps([verdict.outcome.value for verdict in judge.verdicts(pairs)]))
 """
 
@@ -85,14 +88,20 @@ def interpreter() -> str:
     pytest.skip("needs a Python 3.11 that everybody can read: apt-get install python3")
 
 
+def asked(
+    command: list[str], package: Path, isolation: str, pairs: list[tuple[str, str, str]]
+) -> subprocess.CompletedProcess[str]:
+    question = json.dumps({"isolation": isolation, "pairs": pairs})
+    environment = {"PATH": os.defpath, "PYTHONPATH": str(package)}
+    return as_user([*command, "-B", "-c", JUDGING], input=question, env=environment)
+
+
 def outcomes(
     interpreter: str, package: Path, isolation: str, pairs: list[tuple[str, str, str]]
 ) -> list[str]:
     if isolation == "bubblewrap" and shutil.which("bwrap") is None:
         pytest.skip("needs bubblewrap: apt-get install bubblewrap")
-    question = json.dumps({"isolation": isolation, "pairs": pairs})
-    environment = {"PATH": os.defpath, "PYTHONPATH": str(package)}
-    run = as_user([interpreter, "-B", "-c", JUDGING], input=question, env=environment)
+    run = asked([interpreter], package, isolation, pairs)
     assert run.returncode == 0, run.stderr
     found: list[str] = json.loads(run.stdout)
     return found
@@ -131,3 +140,38 @@ def test_human_evals_solutions_pass_and_stubs_do_not(
             pairs.append((line["prompt"] + body, tests, line["entry_point"]))
     found = outcomes(interpreter, package, isolation, pairs)
     assert set(found[::2]) == {"passed"} and "passed" not in found[1::2]
+
+
+@ENGINES
+def test_a_root_with_one_user_id_judges_or_is_refused(
+    interpreter: str, package: Path, isolation: str
+) -> None:
+    """``unshare -Ur``: user 0 of a namespace that has no other users to give to programs."""
+    inside = ["unshare", "-Ur", interpreter]
+    if isolation == "bubblewrap" and shutil.which("bwrap") is None:
+        pytest.skip("needs bubblewrap: apt-get install bubblewrap")
+    if as_user([*inside, "-c", ""]).returncode != 0:
+        pytest.skip("needs namespaces for ordinary users")
+    pairs = [(RIGHT, TESTS, "f"), ("def f(x): return x", TESTS, "f"), (RIGHT, TESTS, "f")]
+    run = asked(inside, package, isolation, pairs)
+    if run.returncode == 0:
+        assert json.loads(run.stdout) == ["passed", "failed", "passed"]
+    else:
+        assert "SandboxUnavailable" in run.stderr
+
+
+@ENGINES
+@pytest.mark.parametrize(
+    "change",
+    ["os.chmod('/tmp', 0)", "os.chmod('/tmp', 0o555)", "os.utime('/tmp', (7, 7))"],
+)
+def test_the_next_program_finds_a_tmp_of_its_own(
+    interpreter: str, package: Path, isolation: str, change: str
+) -> None:
+    writes = "with open('/tmp/x', 'w') as stream: stream.write('x')"
+    looks = "assert os.stat('/tmp').st_mtime > 7 and os.stat('/tmp').st_mode & 0o777 == 0o777"
+    programs = [f"import os\n{change}\n{RIGHT}", f"import os\n{looks}\n{writes}\n{RIGHT}"]
+    # Two workers take programs in turns: each gets both.
+    pairs = [(program, TESTS, "f") for program in programs for _ in range(2)] * 2
+    found = outcomes(interpreter, package, isolation, pairs)
+    assert found == ["passed"] * len(pairs)

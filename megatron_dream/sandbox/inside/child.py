@@ -6,6 +6,7 @@ Until it has its descriptors it runs nothing but this; what it was forked from h
 from __future__ import annotations
 
 import array
+import json
 import os
 import random
 import resource
@@ -18,6 +19,7 @@ from . import frames, kernel
 from .filters import Filter
 
 CHANNEL = 3  # the descriptor on which the task comes
+SHUT_IN = b"\0"  # what a process says there once it is; else a refusal
 _MAX_DESCRIPTORS = 4
 
 
@@ -41,6 +43,15 @@ def receive(channel: socket.socket) -> tuple[bytes, list[int]]:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
     return message, list(descriptors)
+
+
+def refusal_of(error: Exception) -> bytes:
+    """What is told to the supervisor where something is refused that is needed to shut programs in."""
+    reason = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    is_denied = isinstance(error, kernel.Denied)
+    return json.dumps({"refused": reason[:500], "is_denied": is_denied}).encode()
 
 
 class Confinement:
@@ -76,17 +87,17 @@ class Confinement:
         for name, value in self._server_limits:
             resource.setrlimit(name, (value, value))
 
+    def prepare(self, number: int) -> None:
+        """In the server, so that no folder appears after its end: make the next process's folder."""
+        if self._isolation == "process":
+            os.mkdir(f"{self._folder}/{number}")
+
     def enter(self, number: int, uid: int | None) -> None:
         """Shut this process in, for good."""
         os.setsid()
         if self._isolation == "namespaces":
             kernel.mount("tmpfs", "/tmp", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, self._disk)
-        elif self._isolation == "process":
-            folder = f"{self._folder}/{number}"
-            os.mkdir(folder)
-            os.chdir(folder)
-        else:
-            os.chdir("/tmp")
+        os.chdir(f"{self._folder}/{number}" if self._isolation == "process" else "/tmp")
         for name, value in self._limits:
             resource.setrlimit(name, (value, value))
         if self._refusals is None:

@@ -5,10 +5,13 @@ Standard library only; runs inside the fork servers (server.py) before any forei
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import os
 import signal
 import struct
+from collections.abc import Iterator
 
 CLONE_NEWNS = 0x0002_0000
 CLONE_NEWUTS = 0x0400_0000
@@ -30,6 +33,25 @@ _NUMBERS = {"x86_64": (56, 155), "aarch64": (220, 41)}
 _MACHINE = os.uname().machine
 _ZEROS = (ctypes.c_ulong(0),) * 4
 _NO_CAPABILITIES = (struct.pack("II", 0x2008_0522, 0), bytes(24))  # version 3, oneself
+
+
+_DENIALS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOSPC)
+
+
+class Denied(OSError):
+    """The system does not let this user make namespaces or mount in them."""
+
+
+@contextlib.contextmanager
+def _denying() -> Iterator[None]:
+    """What is refused in here is refused to all namespaces; not so what goes wrong for other reasons."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DENIALS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        raise Denied(error.errno, f"{where}{error.strerror}") from None
 
 
 def check(result: int, what: str) -> int:
@@ -56,14 +78,25 @@ def die_with_parent() -> None:
 
 
 def unshare(flags: int) -> None:
-    """Leave the namespaces that ``flags`` names for new ones."""
-    check(_libc.unshare(flags), "unshare")
+    """Leave the namespaces that ``flags`` names for new ones.
+
+    Raises:
+        Denied: it may not.
+        OSError: it cannot.
+    """
+    with _denying():
+        check(_libc.unshare(flags), "unshare")
 
 
 def write_maps(uid: int, gid: int) -> None:
-    """In a new user namespace, be its root; outside that is ``uid`` and ``gid`` as before."""
+    """In a new user namespace, be its root; outside that is ``uid`` and ``gid`` as before.
+
+    Raises:
+        Denied: it may not; AppArmor refuses here, not when the namespace is made.
+        OSError: it cannot.
+    """
     for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
-        with open(f"/proc/self/{name}", "w") as stream:
+        with _denying(), open(f"/proc/self/{name}", "w") as stream:
             stream.write(text)
 
 
@@ -71,11 +104,14 @@ def fork_into(flags: int) -> int:
     """fork(2) whose child is in new namespaces; the first process of a new PID namespace.
 
     Raises:
-        OSError: it may not, or the machine's system calls are not known here.
+        Denied: it may not.
+        OSError: it cannot, or the machine's system calls are not known here.
     """
-    return check(
-        _libc.syscall(_number(0), ctypes.c_ulong(flags | signal.SIGCHLD), *_ZEROS), "clone"
-    )
+    number = _number(0)
+    with _denying():
+        return check(
+            _libc.syscall(number, ctypes.c_ulong(flags | signal.SIGCHLD), *_ZEROS), "clone"
+        )
 
 
 def _number(column: int) -> ctypes.c_long:
@@ -86,11 +122,17 @@ def _number(column: int) -> ctypes.c_long:
 
 
 def mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
-    """Mount, or change a mount."""
+    """Mount, or change a mount.
+
+    Raises:
+        Denied: it may not.
+        OSError: it cannot.
+    """
     result = _libc.mount(
         source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), options.encode()
     )
-    check(result, f"mount {source} at {target}")
+    with _denying():
+        check(result, f"mount {source} at {target}")
 
 
 def bind_read_only(source: str, target: str) -> None:

@@ -50,28 +50,47 @@ def main() -> None:
     if os.getppid() == 1 and config["parent"] != 1:
         return  # it died before that
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    is_root = os.geteuid() == 0
     role = child.module_of(config["role"])  # before its file is out of reach
     try:
         if config["isolation"] == "namespaces":
-            _shut_in(config["binds"])
-        if config["isolation"] != "process":
-            _take_null()
-        server = Server(control, config, role, is_root)
+            _shut_in(config["binds"], config["hidden"], config["has_users"])
+        server = Server(control, config, role)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        control.send(json.dumps({"refused": f"{where}{error.strerror}"}).encode())
+        control.send(child.refusal_of(error))
+        return
+    except NotShutIn as error:
+        control.send(error.refusal)
         return
     control.send(json.dumps({"ready": True}).encode())
     server.serve()
 
 
-def _shut_in(binds: list[str]) -> None:
-    """Go on as the first process of new namespaces, over a file system of the ``binds`` alone."""
+class NotShutIn(Exception):
+    """A forked process could not shut itself in: no fault of a program's.
+
+    Args:
+        refusal: what it said.
+    """
+
+    def __init__(self, refusal: bytes) -> None:
+        self.refusal = refusal or child.refusal_of(
+            ChildProcessError("a process ended before it had shut itself in")
+        )
+        super().__init__(refusal)
+
+
+def _shut_in(binds: list[str], hidden: list[str], has_users: bool) -> None:
+    """Go on as the first process of new namespaces, over a file system of the ``binds`` alone.
+
+    Args:
+        binds: folders of the host that are shown, read-only.
+        hidden: those in there that are shown empty.
+        has_users: there are user ids for programs; else a user namespace is made.
+    """
     uid, gid = os.geteuid(), os.getegid()
     flags = kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
-    kernel.unshare(flags | kernel.CLONE_NEWPID | (kernel.CLONE_NEWUSER if uid else 0))
-    if uid:
+    kernel.unshare(flags | kernel.CLONE_NEWPID | (0 if has_users else kernel.CLONE_NEWUSER))
+    if not has_users:
         kernel.write_maps(uid, gid)
     child = os.fork()
     if child:
@@ -89,6 +108,9 @@ def _shut_in(binds: list[str]) -> None:
             continue
         os.makedirs(root + path, exist_ok=True)
         kernel.bind_read_only(f"/proc/self/fd/{descriptor}", root + path)
+    empty = kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
+    for path in hidden:
+        kernel.mount("tmpfs", root + path, "tmpfs", empty, "size=4k,mode=755")
     os.mkdir(f"{root}/dev")
     for name, descriptor in devices.items():
         os.close(os.open(f"{root}/dev/{name}", os.O_CREAT | os.O_WRONLY, 0o600))
@@ -103,7 +125,7 @@ def _shut_in(binds: list[str]) -> None:
 
 
 def _take_null() -> None:
-    """Have this file system's /dev/null in place of the host's."""
+    """Have this file system's /dev/null in place of the host's, and of where complaints were read."""
     nothing = os.open("/dev/null", os.O_RDWR)
     for number in range(3):
         os.dup2(nothing, number)
@@ -115,20 +137,19 @@ class Server:
 
     Args:
         control: where requests come from and ends are told.
-        config: see ``slot.Server``.
+        config: see ``engine.Server``.
         role: what its processes do.
-        is_root: each program gets a user id of its own.
 
     Raises:
         OSError: the kernel refuses what is needed to shut programs in.
+        NotShutIn: it refuses that to the first process.
     """
 
-    def __init__(
-        self, control: socket.socket, config: dict[str, Any], role: ModuleType, is_root: bool
-    ) -> None:
-        self._control, self._config, self._is_root = control, config, is_root
+    def __init__(self, control: socket.socket, config: dict[str, Any], role: ModuleType) -> None:
+        self._control, self._config = control, config
         self._isolation = config["isolation"]
         self._count = 0
+        self._tmp = _state_of_tmp() if self._isolation == "bubblewrap" else None
         self._role = role
         for name in WARM[config["role"]]:
             __import__(name)
@@ -142,34 +163,61 @@ class Server:
             self._isolation, config["limits"], config["folder"], refusals
         )
         self._confinement.limit_server()
+        _take_null()
         gc.collect()
         gc.freeze()  # no page is copied because garbage is collected
+        self._ready: tuple[int, socket.socket] | None = self._fork()
+        _await(self._ready[1], socket.MSG_PEEK)  # before anybody is told that this works
 
     def serve(self) -> None:
         """Until nobody asks any more."""
         is_ahead = (
             self._isolation != "bubblewrap"
         )  # there, all other processes are killed after each
-        ready = self._fork() if is_ahead else None
         while True:
             message, descriptors = child.receive(self._control)
             if not message:
                 return
             if message == _KILL:
                 continue  # it has ended already
-            running, channel = ready or self._fork()
-            with channel:
-                socket.send_fds(channel, [message], descriptors)
-            for descriptor in descriptors:
-                os.close(descriptor)
-            ready = self._fork() if is_ahead else None
+            try:
+                running = self._hand_on(message, descriptors)
+            except (OSError, NotShutIn) as error:
+                told = error.refusal if isinstance(error, NotShutIn) else child.refusal_of(error)
+                self._tell(told)
+                continue
+            finally:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+            if is_ahead:
+                with contextlib.suppress(OSError):  # else it is forked, or refused, when needed
+                    self._ready = self._fork()
             if not self._wait(running):
                 return
 
+    def _hand_on(self, task: bytes, descriptors: list[int]) -> int:
+        """Give a task to a process that has shut itself in; the process.
+
+        Raises:
+            OSError: none can be forked.
+            NotShutIn: it could not.
+        """
+        running, channel = self._ready or self._fork()
+        self._ready = None
+        with channel:
+            _await(channel)
+            socket.send_fds(channel, [task], descriptors)
+        return running
+
+    def _tell(self, message: bytes) -> None:
+        with contextlib.suppress(OSError):
+            self._control.send(message)
+
     def _fork(self) -> tuple[int, socket.socket]:
-        """A process that is shut in and waits, and where to hand it its task."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        """A process that shuts itself in and waits, and where it says so and gets its task."""
         self._count += 1
+        self._confinement.prepare(self._count)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if self._isolation == "namespaces":
             process = kernel.fork_into(kernel.CLONE_NEWPID | kernel.CLONE_NEWNS)
         else:
@@ -181,9 +229,16 @@ class Server:
         try:
             os.dup2(theirs.fileno(), child.CHANNEL)
             os.closerange(child.CHANNEL + 1, 1 << 16)
-            uid = self._config["uids"] + self._count % 65_536 if self._is_root else None
-            self._confinement.enter(self._count, uid)
-            code = child.run(socket.socket(fileno=child.CHANNEL), self._role)
+            channel = socket.socket(fileno=child.CHANNEL)
+            has_users = self._config["has_users"]
+            uid = self._config["uids"] + self._count % 65_536 if has_users else None
+            try:
+                self._confinement.enter(self._count, uid)
+            except Exception as error:
+                channel.send(child.refusal_of(error))
+            else:
+                channel.send(child.SHUT_IN)
+                code = child.run(channel, self._role)
         finally:
             os._exit(code)
 
@@ -209,11 +264,40 @@ class Server:
         report = {"status": status, "cpu": usage.ru_utime + usage.ru_stime, "spent": False}
         if self._isolation == "bubblewrap":
             _end_all_others()
-            with os.scandir("/tmp") as left:
-                report["spent"] = next(left, None) is not None
-        with contextlib.suppress(OSError):
-            self._control.send(json.dumps(report).encode())
+            report["spent"] = _state_of_tmp() != self._tmp
+        self._tell(json.dumps(report).encode())
         return goes_on
+
+
+def _await(channel: socket.socket, flags: int = 0) -> None:
+    """Until the process at the other end has shut itself in.
+
+    Args:
+        channel: of the process.
+        flags: of recv(2): whether what it says is left there.
+
+    Raises:
+        NotShutIn: it could not.
+    """
+    said = channel.recv(4096, flags)
+    if said != child.SHUT_IN:
+        raise NotShutIn(said)
+
+
+def _state_of_tmp() -> tuple[int, ...] | None:
+    """What a program can change of the folder that it shares with the next one; None if files are left.
+
+    Any change of it shows in its ctime, which none can set; time comes in ticks, so the rest is looked at
+    as well.
+    """
+    try:
+        found = os.stat("/tmp")
+        with os.scandir("/tmp") as left:
+            if next(left, None) is not None:
+                return None
+    except OSError:
+        return None
+    return found.st_mode, found.st_uid, found.st_gid, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _end_all_others() -> None:

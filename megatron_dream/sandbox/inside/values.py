@@ -269,7 +269,10 @@ class Reader:
         if name == "Decimal":
             return decimal.Decimal(parts[0])
         if name in ("date", "datetime", "time"):
-            return getattr(datetime, name).fromisoformat(parts[0])
+            moment = getattr(datetime, name).fromisoformat(parts[0])
+            if getattr(moment, "tzinfo", None) is not None:
+                raise CannotCross("a time zone is not plain")
+            return moment
         if name == "timedelta":
             return datetime.timedelta(*parts)
         if name == "namedtuple":

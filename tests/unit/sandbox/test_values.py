@@ -213,6 +213,21 @@ def test_hostile_texts_are_refused_or_plain(tree: Any) -> None:
     assert same(there(value), there(value)) or value is None or repr(value)
 
 
+@pytest.mark.parametrize(
+    "tree",
+    [
+        ["datetime", "2024-02-29T01:02:03+00:00"],
+        ["datetime", "2024-02-29T01:02:03Z"],
+        ["time", "01:02:03+05:30"],
+        ["new", 0, "list", None, [["time", "01:02:03+05:30"]]],
+    ],
+)
+def test_what_no_writer_writes_is_not_read(tree: Any) -> None:
+    """Else it would be the tests' fault when they hand it on."""
+    with pytest.raises(CannotCross):
+        Reader().of(tree)
+
+
 @settings(deadline=None, max_examples=200)
 @given(st.text())
 def test_any_text_is_refused_or_read(text: str) -> None:
