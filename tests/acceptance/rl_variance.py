@@ -32,7 +32,8 @@ from megatron_dream.checkpoint.state import unwrap  # noqa: E402
 from megatron_dream.config.load import load_config  # noqa: E402
 from megatron_dream.files import atomic_write, write_json  # noqa: E402
 from megatron_dream.rl.batch import Group, build_update, micro_batches  # noqa: E402
-from megatron_dream.rl.loop import RlLoop, _Clock  # noqa: E402
+from megatron_dream.rl.clock import Clock  # noqa: E402
+from megatron_dream.rl.loop import RlLoop  # noqa: E402
 from megatron_dream.rl.policy import PolicyRunner  # noqa: E402
 from megatron_dream.rl.rollout import step_seed  # noqa: E402
 from megatron_dream.rl.run import open_loop  # noqa: E402
@@ -123,9 +124,8 @@ def main() -> int:
     config.training.micro_batch_size = 2 * config.rl.group_size
     config.checkpoint.run_folder = "work/rl_demo/runs/variance"
     loop = open_loop(config, dry_run=True)
-    numbers = loop.order.step(0)
-    asked = [loop.problems[number] for number in numbers]
-    samples = loop._ask(asked, numbers, step_seed(0, 0), _Clock())
+    asked = [loop.problems[number] for number in loop._numbers()]
+    samples = loop.asking.ask(asked, range(len(asked)), step_seed(0, 0), Clock())
     groups, facts = loop._groups(samples)
     if groups is None:
         raise SystemExit("no group is informative: is this the start of make rl-demo?")
