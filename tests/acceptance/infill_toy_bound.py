@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument(
         "--mixture",
         nargs="+",
-        default=["0.5:63", "0.25:63", "0.1:63", "0.25:63,0.5:0,0.85:0"],
+        default=["0.5:63", "0.25:63", "0.1:63", "0.25:63,0.5:0,0.25:63,0.85:0"],
         metavar="Q:N,...",
         help="expand_probability and max_appended of corruptions that take turns",
     )
