@@ -84,12 +84,11 @@ def plot(facts: dict[str, Any], path: Path) -> None:
     pyplot = import_pyplot()
     figure, panels = pyplot.subplots(1, 2, figsize=(11, 4))
     colours = pyplot.get_cmap("tab10")
-    for index, (name, runs) in enumerate(groups_of(facts["runs"]).items()):
+    rewarded = {name: run for name, run in facts["runs"].items() if run["curve"]["solve_mean"]}
+    for index, (name, runs) in enumerate(groups_of(rewarded).items()):
         for number, run in enumerate(runs):
             for axes, what in zip(panels, ("solve_mean", "informative_share"), strict=True):
                 values = run["curve"][what]
-                if not values:
-                    continue
                 means = [
                     statistics.fmean(values[max(0, n - SMOOTH + 1) : n + 1])
                     for n in range(len(values))
