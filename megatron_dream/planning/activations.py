@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .job import Job
-from .parameters import kv_size
+from .parameters import head_dim, kv_size
 
 _STATISTIC = 4  # bytes of one fp32 number a token: a norm's 1 / rms, a head's log-sum-exp
 
@@ -68,28 +68,45 @@ def _local_tensors(job: Job) -> tuple[Saved, ...]:
     heads = job.model.num_attention_heads / tp
     # Rows that are gathered over the context-parallel group are kept gathered.
     gathered = job.layout.cp * kv / tp
-    norm = _STATISTIC / sp
-    # torch composes the bf16 norm: it keeps the fp32 input, and beside the output what it is of.
-    input_bytes, extra = (4, 0) if wide == 4 else (4, 2 * hidden / sp)
+    # Cosines and sines of queries and of keys, of positions: the rows of a micro-batch share them.
+    angles = wide * 2 * head_dim(job) / job.layout.micro_batch_size
     tensors = [
-        Saved("input of the attention's norm", "norm", input_bytes * hidden / sp),
-        Saved("its 1 / rms", "norm", norm),
+        *_local_norm(job, "input of the attention's norm"),
         Saved("input of the query, key, value product", "norm_output", wide * hidden / sp),
-        Saved("query", "qkv", wide * hidden / tp),
-        Saved("key and value", "qkv", wide * 2 * gathered),
+        Saved("cosines and sines", "rotation", angles),
+        Saved("query, key, value", "qkv", wide * (hidden / tp + 2 * gathered)),
         Saved("log-sum-exp of the scores", "core", _STATISTIC * heads),
+        Saved("output of the attention, by head", "core", wide * hidden / tp),
         Saved("output of the attention", "proj", wide * hidden / tp),
-        Saved("input of the MLP's norm", "norm", input_bytes * hidden / sp),
-        Saved("its 1 / rms", "norm", norm),
+        *_local_norm(job, "input of the MLP's norm"),
         Saved("input of the gate and up product", "mlp_input", wide * hidden / sp),
         Saved("gate and up", "mlp", wide * 2 * ffn / tp),
         Saved("input of the down product", "mlp", wide * ffn / tp),
     ]
-    if job.layout.micro_batch_size > 1:  # rows are put back between the others by a copy
-        tensors.append(Saved("output of the attention, by row", "core", wide * hidden / tp))
-    if extra:
-        tensors += [Saved("normalised input", "norm", extra), Saved("the same", "norm", extra)]
     return tuple(tensors)
+
+
+def _local_norm(job: Job, name: str) -> list[Saved]:
+    """fp32 has a function of its own; in bf16 torch keeps the fp32 input and what it normalised."""
+    width = job.model.hidden_size / job.sequence_shards
+    tensors = [
+        Saved(name, "norm", 4 * width),
+        Saved("its 1 / rms", "norm", _STATISTIC / job.sequence_shards),
+    ]
+    if job.activation_bytes == 2:
+        tensors.append(Saved("the same, normalised", "norm", 2 * width))
+    return tensors
+
+
+def norm_bytes(job: Job) -> float:
+    """Kept by the final norm, of one micro-batch."""
+    if job.spec == "local":
+        per_token = sum(tensor.bytes_per_token for tensor in _local_norm(job, "input"))
+    else:
+        per_token = (
+            job.activation_bytes * job.model.hidden_size + _STATISTIC
+        ) / job.sequence_shards
+    return per_token * job.tokens_per_microbatch
 
 
 def kept_tensors(job: Job) -> tuple[Saved, ...]:
@@ -102,7 +119,12 @@ def kept_tensors(job: Job) -> tuple[Saved, ...]:
     offloaded = {"qkv_linear": {"norm_output"}, "core_attn": {"qkv"}, "attn_proj": {"proj"}}
     gone = {part for module in job.recompute.modules for part in dropped[module]}
     gone |= {part for module in job.offload_modules for part in offloaded[module]}
-    return tuple(tensor for tensor in layer_tensors(job) if tensor.part not in gone)
+    kept = [tensor for tensor in layer_tensors(job) if tensor.part not in gone]
+    if "core_attn" in job.recompute.modules:
+        # Its inputs are kept as they came: values as a view, which keeps the whole projection.
+        width = (job.model.hidden_size + kv_size(job)) / job.layout.tp
+        kept.append(Saved("query, key, value, as projected", "qkv", job.activation_bytes * width))
+    return tuple(kept)
 
 
 def layer_bytes(job: Job) -> float:
@@ -135,14 +157,30 @@ def chunk_bytes(job: Job, num_layers: int) -> float:
 
 
 def recomputed_bytes(job: Job, num_layers: int) -> float:
-    """What one piece's second forward pass brings back at the most, beside what is kept."""
-    recompute = job.recompute
+    """What one piece's second forward pass brings back at the most, beside what is kept by then.
+
+    A layer's MLP comes back before its attention does, and is gone by then. Where only the first layers
+    of a chunk are recomputed, the others have been through their backward pass.
+    """
+    recompute, tokens = job.recompute, job.tokens_per_microbatch
     if recompute.granularity == "none" or num_layers == 0:
         return 0.0
     if recompute.granularity == "selective":
-        return full_layer_bytes(job) - layer_bytes(job)
-    piece = recompute.num_layers if recompute.method == "uniform" else 1
-    return min(piece, num_layers) * full_layer_bytes(job)
+        kept = {tensor.part for tensor in kept_tensors(job)}
+        mlp = attention = 0.0
+        for tensor in layer_tensors(job):
+            if tensor.part in kept:
+                continue
+            if tensor.part in ("mlp", "mlp_input"):
+                mlp += tensor.bytes_per_token
+            else:
+                attention += tensor.bytes_per_token
+        return max(mlp, attention) * tokens
+    if recompute.method == "block":
+        others = num_layers - min(recompute.num_layers, num_layers)
+        return full_layer_bytes(job) - boundary_bytes(job) - others * layer_bytes(job)
+    # The piece's input is kept already.
+    return min(recompute.num_layers, num_layers) * full_layer_bytes(job) - boundary_bytes(job)
 
 
 def working_bytes(job: Job) -> float:

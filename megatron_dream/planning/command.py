@@ -12,7 +12,7 @@ from ..config.schema import RunConfig
 from ..data.budget import parse_tokens
 from ..errors import ConfigError, LayoutError
 from ..files import atomic_write
-from .advice import advice, batches_that_divide
+from .advice import Advice, advice, batches_that_divide
 from .hardware import find_gpu
 from .job import Precision
 from .limits import scaling_limit
@@ -77,35 +77,40 @@ def run_plan(
         own = None
         print(f"The configuration's own layout is not legal: {error}", file=sys.stderr)
     changes = advice(run, own, precision=precision, stage=stage) if own else ()
-    limit = scaling_limit(run)
+    best = result.ranked[0] if result and result.ranked else None
+    shown = own or best
     if as_json_text:
-        print(json.dumps(as_json(own, limit, changes, result), indent=1))
+        print(json.dumps(as_json(own, changes, result), indent=1))
     else:
-        lines = list(plan_lines(own)) if own else []
-        lines += [limit.sentence()] if own else []
-        lines += advice_lines(changes, batches_that_divide(run, gpus), gpus)
-        lines += ["", *search_lines(result, top)] if result else []
-        print("\n".join(lines))
+        print("\n".join(_lines(run, gpus, own, changes, result, top)))
     if html is not None:
-        _write_page(html, config, own, result, limit.sentence(), top)
+        if shown is None:
+            raise ConfigError(
+                "--html: no layout fits, so that there is nothing to show; give more GPUs."
+            )
+        with atomic_write(html) as stream:
+            stream.write(plan_page(shown, title=config.stem, result=result, top=top))
     return 0 if _something_fits(own, result) else EXIT_DOES_NOT_FIT
 
 
-def _write_page(
-    html: Path,
-    config: Path,
+def _lines(
+    run: RunConfig,
+    gpus: int,
     own: Plan | None,
+    changes: tuple[Advice, ...],
     result: SearchResult | None,
-    limit: str,
     top: int,
-) -> None:
-    shown = own if own is not None else (result.ranked[0] if result and result.ranked else None)
-    if shown is None:
-        raise ConfigError(
-            "--html: no layout fits, so that there is nothing to show; give more GPUs."
-        )
-    with atomic_write(html) as stream:
-        stream.write(plan_page(shown, title=config.stem, limit=limit, result=result, top=top))
+) -> list[str]:
+    lines = [*plan_lines(own), scaling_limit(own.job.layout).sentence()] if own else []
+    lines += advice_lines(changes, batches_that_divide(run, gpus), gpus)
+    if result is not None:
+        lines += ["", *search_lines(result, top)]
+    if result and result.ranked and run.training.eval_interval:
+        layout = result.ranked[0].job.layout
+        rows = layout.micro_batch_size * layout.dp
+        if run.training.eval_samples % rows:
+            lines.append(f"The first needs training.eval_samples to be a multiple of {rows}.")
+    return lines
 
 
 def _something_fits(own: Plan | None, result: SearchResult | None) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..config.schema import RunConfig
+from ..config.layout import Layout
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,8 @@ class ScalingLimit:
         )
 
 
-def scaling_limit(config: RunConfig) -> ScalingLimit:
-    """Of a configuration: (global batch / micro batch) x TP x PP x CP."""
-    parallel, training = config.parallel, config.training
-    ranks = (
-        parallel.tensor_model_parallel_size
-        * parallel.pipeline_model_parallel_size
-        * parallel.context_parallel_size
-    )
-    rows, micro = training.global_batch_size, training.micro_batch_size
+def scaling_limit(layout: Layout) -> ScalingLimit:
+    """Of a layout: (global batch / micro batch) x TP x PP x CP."""
+    ranks = layout.tp * layout.pp * layout.cp
+    rows, micro = layout.global_batch_size, layout.micro_batch_size
     return ScalingLimit(rows, micro, ranks, rows // micro * ranks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from .activations import chunk_bytes, recomputed_bytes, working_bytes
+from .activations import chunk_bytes, norm_bytes, recomputed_bytes, working_bytes
 from .hardware import GIB
 from .job import Job
 from .parameters import stage_parameters, table_rows
@@ -25,9 +25,9 @@ class MemoryParts:
     weights: float
     gradients: float
     optimizer: float
-    activations: float  # kept between forward and backward passes, with one recomputed piece
+    activations: float  # kept between forward and backward passes
     head: float  # output layer and loss on all rows: t can be 1
-    buffers: float  # moments of a layer's backward pass or of the update, workspaces
+    buffers: float  # what a layer's backward pass or the update needs beyond that, workspaces
     outside: float  # CUDA context, NCCL, gaps in the allocator
 
     @property
@@ -49,12 +49,13 @@ def stage_memory(job: Job, stage: int) -> MemoryParts:
     weights = parameters.layers * job.weight_bytes
     weights += (buffer - parameters.layers) * job.activation_bytes
     optimizer = buffer / states.shards * (states.main + states.moments) * (1 - states.offloaded)
-    activations = _activations(job, stage)
+    activations = kept_bytes(job, stage)
     head = head_bytes(job) if stage == job.layout.pp - 1 else 0.0
-    passing = working_bytes(job) if job.model.num_layers else 0.0
-    # The update comes when no activations are left; it counts only where it is the larger.
+    # Three moments, of which the greatest counts: in the head; in a layer's backward pass, when the head
+    # has let go; in the update, when no activations are left.
+    layer = layer_bytes_back(job, stage) + working_bytes(job)
     update = buffer / states.shards * 4 if states.copies_gradients else 0.0
-    passing += max(0.0, update - activations - head - passing)
+    passing = max(0.0, layer - head, update - activations - head)
     allocated = weights + buffer * states.gradient + optimizer + activations + head + passing
     allocated += WORKSPACE_BYTES
     return MemoryParts(
@@ -75,20 +76,19 @@ def worst_stage(job: Job) -> tuple[int, MemoryParts]:
     return stage, parts[stage]
 
 
-def _activations(job: Job, stage: int) -> float:
-    layers = job.chunks[stage]
+def kept_bytes(job: Job, stage: int) -> float:
+    """Activations of all micro-batches in flight, the head's apart."""
     kept = sum(
         count * chunk_bytes(job, number)
-        for count, number in zip(in_flight(job, stage), layers, strict=True)
+        for count, number in zip(in_flight(job, stage), job.chunks[stage], strict=True)
     )
-    kept += recomputed_bytes(job, max(layers))
-    if stage == job.layout.pp - 1:  # the final norm: its input
-        kept += job.activation_bytes * job.model.hidden_size * _last_rows(job) / job.sequence_shards
-    return kept
+    return kept + (norm_bytes(job) if stage == job.layout.pp - 1 else 0.0)
 
 
-def _last_rows(job: Job) -> int:
-    return job.tokens_per_microbatch
+def layer_bytes_back(job: Job, stage: int) -> float:
+    """What recomputation brings back in a layer's backward pass; the final norm has let go by then."""
+    gone = norm_bytes(job) if stage == job.layout.pp - 1 else 0.0
+    return recomputed_bytes(job, max(job.chunks[stage])) - gone
 
 
 def head_saved_bytes(job: Job) -> float:

@@ -13,6 +13,7 @@ from html import escape
 from pathlib import Path
 
 from .hardware import GIB
+from .limits import scaling_limit
 from .plan import Plan
 from .search import SearchResult, describe
 from .text import LABELS, MEMORY_PARTS, STEP_PARTS
@@ -21,15 +22,12 @@ _STYLE = Path(__file__).parent / "plan.css"
 _WIDTH = 1000  # of a bar, in its own units
 
 
-def plan_page(
-    plan: Plan, *, title: str, limit: str, result: SearchResult | None = None, top: int = 12
-) -> str:
+def plan_page(plan: Plan, *, title: str, result: SearchResult | None = None, top: int = 12) -> str:
     """The page.
 
     Args:
         plan: what is shown in full.
         title: of the run.
-        limit: sentence about the GPU count, see ``limits.py``.
         result: layouts to compare with.
         top: how many of them.
     """
@@ -45,7 +43,7 @@ def plan_page(
         "<h2>A checkpoint</h2>",
         _save(plan),
         "<h2>More GPUs</h2>",
-        f"<section><p>{escape(limit)}</p></section>",
+        f"<section><p>{escape(scaling_limit(plan.job.layout).sentence())}</p></section>",
     ]
     if result is not None:
         body += ["<h2>Layouts</h2>", _layouts(plan, result, top)]
@@ -195,23 +193,27 @@ def _layouts(plan: Plan, result: SearchResult, top: int) -> str:
         ]
         rows.append(_row(cells, "own" if layout == shown else ""))
     head = _head(["layout", "step s", "tokens/s", "MFU", "GiB", "stages wait", "days"])
-    best = f"<table>{head}{''.join(rows)}</table>"
+    best = f"<table>{head}{''.join(rows)}</table>" if rows else ""
     count = f"{len(result.ranked):,} layouts fit, {len(result.rejected):,} do not."
     others = [_row([found.layout, found.reason], "", wide=True) for found in result.rejected[:top]]
     others += [
         _row([f"{number:,} not legal, such as", text], "", wide=True)
         for text, number in result.illegal
     ]
-    rest = f"<table>{_head(['not possible', 'why'])}{''.join(others)}</table>" if others else ""
+    rest = (
+        f"<table>{_head(['not possible', 'why'], words=True)}{''.join(others)}</table>"
+        if others
+        else ""
+    )
     return f'<section><p>{count}</p><div class="scroll">{best}{rest}</div></section>'
 
 
-def _head(names: Sequence[str]) -> str:
-    cells = "".join(
-        f"<th{' class=words' if index == 0 else ''}>{escape(name)}</th>"
-        for index, name in enumerate(names)
-    )
-    return f"<tr>{cells}</tr>"
+def _head(names: Sequence[str], *, words: bool = False) -> str:
+    cells = []
+    for index, name in enumerate(names):
+        css = ' class="words"' if words or index == 0 else ""
+        cells.append(f"<th{css}>{escape(name)}</th>")
+    return f"<tr>{''.join(cells)}</tr>"
 
 
 def _row(cells: Sequence[str], kind: str, *, wide: bool = False) -> str:

@@ -97,8 +97,8 @@ def _sends(job: Job, gpu: Gpu, efficiency: Efficiency) -> float:
     if layout.pp == 1:
         return 0.0
     group = pipeline_group(job)
-    size = job.activation_bytes * job.model.hidden_size * job.tokens_per_microbatch
-    size /= job.sequence_shards
+    width = job.activation_bytes * job.model.hidden_size / job.sequence_shards
+    size = width * job.tokens_per_microbatch
     link = gpu.nvlink_gb_s * 1e9 * efficiency.nvlink
     if not group.is_inside_node(gpu):
         link = gpu.network_gb_s * 1e9 * efficiency.network

@@ -8,7 +8,7 @@ from typing import Any
 
 from .advice import Advice
 from .hardware import GIB
-from .limits import ScalingLimit
+from .limits import scaling_limit
 from .memory import MemoryParts
 from .plan import Plan
 from .search import SearchResult, describe
@@ -120,14 +120,14 @@ def search_lines(result: SearchResult, top: int) -> Iterator[str]:
 
 def as_json(
     plan: Plan | None,
-    limit: ScalingLimit,
     advice: tuple[Advice, ...],
     result: SearchResult | None,
 ) -> dict[str, Any]:
     """Everything a script may want; bytes, seconds, tokens."""
-    answer: dict[str, Any] = {"limit": dataclasses.asdict(limit)}
+    answer: dict[str, Any] = {}
     if plan is not None:
         answer["plan"] = plan_json(plan)
+        answer["limit"] = dataclasses.asdict(scaling_limit(plan.job.layout))
         answer["advice"] = [dataclasses.asdict(change) for change in advice]
     if result is not None:
         answer["search"] = {
