@@ -89,7 +89,9 @@ def run_plan(
                 "--html: no layout fits, so that there is nothing to show; give more GPUs."
             )
         with atomic_write(html) as stream:
-            stream.write(plan_page(shown, title=config.stem, result=result, top=top))
+            hints = list(advice_lines(changes, batches_that_divide(run, gpus), gpus))
+            page = plan_page(shown, title=config.stem, hints=hints, result=result, top=top)
+            stream.write(page)
     return 0 if _something_fits(own, result) else EXIT_DOES_NOT_FIT
 
 

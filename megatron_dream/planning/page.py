@@ -22,12 +22,20 @@ _STYLE = Path(__file__).parent / "plan.css"
 _WIDTH = 1000  # of a bar, in its own units
 
 
-def plan_page(plan: Plan, *, title: str, result: SearchResult | None = None, top: int = 12) -> str:
+def plan_page(
+    plan: Plan,
+    *,
+    title: str,
+    hints: Sequence[str] = (),
+    result: SearchResult | None = None,
+    top: int = 12,
+) -> str:
     """The page.
 
     Args:
         plan: what is shown in full.
         title: of the run.
+        hints: sentences about what would help.
         result: layouts to compare with.
         top: how many of them.
     """
@@ -42,8 +50,8 @@ def plan_page(plan: Plan, *, title: str, result: SearchResult | None = None, top
         _step(plan),
         "<h2>A checkpoint</h2>",
         _save(plan),
-        "<h2>More GPUs</h2>",
-        f"<section><p>{escape(scaling_limit(plan.job.layout).sentence())}</p></section>",
+        "<h2>What would help</h2>",
+        _hints([*hints, scaling_limit(plan.job.layout).sentence()]),
     ]
     if result is not None:
         body += ["<h2>Layouts</h2>", _layouts(plan, result, top)]
@@ -87,6 +95,10 @@ def _figures(plan: Plan) -> str:
         for value, words, kind in figures
     )
     return f'<div class="figures">{"".join(cards)}</div>'
+
+
+def _hints(sentences: Sequence[str]) -> str:
+    return f"<section>{''.join(f'<p>{escape(text)}</p>' for text in sentences)}</section>"
 
 
 def _bar(parts: Sequence[tuple[str, float]], scale: float, unit: str, limit: float = 0.0) -> str:
@@ -163,18 +175,21 @@ def _step(plan: Plan) -> str:
 
 
 def _save(plan: Plan) -> str:
-    save = plan.save
-    host = f"{save.host_bytes_per_node / GIB:,.0f} of {plan.gpu.host_memory_gib:,.0f}"
-    cells = [
-        ["format of the optimizer", save.optimizer_format],
-        ["on disk, GB", f"{save.disk_bytes / 1e9:,.1f}"],
-        ["host memory of a rank, GiB", f"{save.host_bytes_per_rank / GIB:,.2f}"],
-        ["host memory of a node, GiB", host + ("" if save.fits_host else ": does not fit")],
-        [f"written at {plan.gpu.storage_gb_s:g} GB/s a node, s", f"{save.write_seconds:,.1f}"],
-        ["training stands still, s", f"{save.stall_seconds:,.1f}"],
-        ["the same with checkpoint.async_save, s", f"{save.async_stall_seconds:,.1f}"],
-    ]
-    return f"<section>{_table(['', ''], cells)}</section>"
+    rows = {
+        "on disk, GB": lambda save: f"{save.disk_bytes / 1e9:,.1f}",
+        "host memory of a rank, GiB": lambda save: f"{save.host_bytes_per_rank / GIB:,.2f}",
+        f"of a node, of {plan.gpu.host_memory_gib:,.0f} GiB": lambda save: (
+            f"{save.host_bytes_per_node / GIB:,.0f}{'' if save.fits_host else ': does not fit'}"
+        ),
+        f"written at {plan.gpu.storage_gb_s:g} GB/s a node, s": lambda save: (
+            f"{save.write_seconds:,.1f}"
+        ),
+        "training stands still, s": lambda save: f"{save.stall_seconds:,.1f}",
+        "the same with checkpoint.async_save, s": lambda save: f"{save.async_stall_seconds:,.1f}",
+    }
+    cells = [[name, *(tell(save) for save in plan.saves)] for name, tell in rows.items()]
+    names = [save.optimizer_format for save in plan.saves]
+    return f"<section>{_table(['optimizer as', *names], cells)}</section>"
 
 
 def _layouts(plan: Plan, result: SearchResult, top: int) -> str:

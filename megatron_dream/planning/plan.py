@@ -12,7 +12,7 @@ from .efficiency import DEFAULT, Efficiency
 from .hardware import Gpu
 from .job import Job, Precision
 from .memory import MemoryParts, stage_memory
-from .saving import SaveCost, save_cost
+from .saving import SaveCost, save_costs
 from .schedule import bubble_share
 from .step_time import StepParts, stage_seconds, step_seconds
 
@@ -29,7 +29,7 @@ class Plan:
     step: StepParts
     stage_seconds: tuple[float, ...]  # of one micro-batch, each stage
     bubble: float  # share of the pipeline's time in which stages wait
-    save: SaveCost
+    saves: tuple[SaveCost, ...]  # in the format that is chosen, then in the other
     flops_per_token: float  # forward and backward, as MFU counts them
     token_budget: int
 
@@ -135,7 +135,7 @@ def plan_job(
         step=step_seconds(job, gpu, efficiency),
         stage_seconds=totals,
         bubble=bubble_share(totals, job.layout.num_microbatches, job.layout.vp),
-        save=save_cost(job, gpu, efficiency, optimizer_format),
+        saves=save_costs(job, gpu, efficiency, optimizer_format),
         flops_per_token=flops_per_token,
         token_budget=token_budget,
     )

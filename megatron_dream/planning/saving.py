@@ -16,6 +16,7 @@ from .job import Job
 from .parameters import stage_parameters
 
 LARGE_MODEL = 1_000_000_000  # parameters; checkpoint/state.py: choose_optimizer_format
+_FORMATS = ("dp_reshardable", "fully_reshardable")
 _FORK_SECONDS = 0.1  # to hand an asynchronous save to its process
 
 
@@ -50,7 +51,8 @@ def save_cost(job: Job, gpu: Gpu, efficiency: Efficiency, requested: str = "auto
     weights = whole * job.activation_bytes / replicas
     if chosen == "fully_reshardable":
         host = whole * kept + weights
-        gather = data_group(job).gather_seconds(whole * kept, gpu, efficiency)
+        spread = whole * kept if states.is_sharded else 0.0
+        gather = data_group(job).gather_seconds(spread, gpu, efficiency) if spread else 0.0
     else:
         host, gather = whole * kept / states.shards + weights, 0.0
     ranks = min(gpu.gpus_per_node, layout.world_size)
@@ -68,6 +70,16 @@ def save_cost(job: Job, gpu: Gpu, efficiency: Efficiency, requested: str = "auto
         stall_seconds=copy + write,
         async_stall_seconds=copy + _FORK_SECONDS,
     )
+
+
+def save_costs(
+    job: Job, gpu: Gpu, efficiency: Efficiency, requested: str = "auto"
+) -> tuple[SaveCost, ...]:
+    """Of the format that is chosen, and of the other one where it can be had."""
+    chosen = _format(job, requested)
+    formats = [chosen]
+    formats += [name for name in _FORMATS if name != chosen and job.states.is_sharded]
+    return tuple(save_cost(job, gpu, efficiency, name) for name in formats)
 
 
 def _format(job: Job, requested: str) -> str:

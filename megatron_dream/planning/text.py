@@ -77,13 +77,15 @@ def _step_lines(plan: Plan) -> Iterator[str]:
 
 
 def _save_lines(plan: Plan) -> Iterator[str]:
-    save = plan.save
-    yield (
-        f"A save ({save.optimizer_format}): {save.disk_bytes / 1e9:,.0f} GB on disk, host memory "
-        f"{save.host_bytes_per_rank / GIB:.1f} GiB a rank, {save.host_bytes_per_node / GIB:,.0f} a node of "
-        f"{plan.gpu.host_memory_gib:,.0f}{'' if save.fits_host else ', which does NOT fit'}; training stands "
-        f"still {save.stall_seconds:.1f} s, {save.async_stall_seconds:.1f} s with checkpoint.async_save."
-    )
+    for index, save in enumerate(plan.saves):
+        words = "A save" if index == 0 else "Were it"
+        yield (
+            f"{words} {save.optimizer_format}: {save.disk_bytes / 1e9:,.0f} GB on disk; host memory "
+            f"{save.host_bytes_per_rank / GIB:.1f} GiB a rank, {save.host_bytes_per_node / GIB:,.0f} a node "
+            f"of {plan.gpu.host_memory_gib:,.0f}{'' if save.fits_host else ', which does NOT fit'}; training "
+            f"stands still {save.stall_seconds:.1f} s, {save.async_stall_seconds:.1f} s with "
+            f"checkpoint.async_save."
+        )
 
 
 def advice_lines(
@@ -155,7 +157,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "flops_per_token": plan.flops_per_token,
         "token_budget": plan.token_budget,
         **{name: getattr(plan, name) for name in names},
-        "save": dataclasses.asdict(plan.save),
+        "saves": [dataclasses.asdict(save) for save in plan.saves],
     }
 
 

@@ -74,7 +74,18 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+# The others in the acceptance tier.
+SMALL = [
+    "one", "two rows", "bf16", "core_attn", "mlp", "all three", "full, 2 layers a piece",
+    "the first 3 layers", "TP2", "TP2+SP", "PP2", "PP2, full", "PP2, 3 + 1", "interleaved PP2",
+    "DP2, bf16", "DP2, buckets",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in SMALL else pytest.param(name, marks=pytest.mark.acceptance) for name in CASES],
+)
 def test_bytes_of_every_category(pool: WorkerPool, name: str) -> None:
     world_size, fields = CASES[name]
     model = {**MODEL, **fields.get("model", {})}

@@ -96,17 +96,19 @@ def test_instances_of_the_optimizer_change_nothing(pool: WorkerPool, overlap: bo
         assert found == pytest.approx(expected, rel=TOLERANCE)
 
 
-def test_instances_save_and_resume(pool: WorkerPool, tmp_path: Any) -> None:
+@pytest.mark.parametrize(
+    "optimizer_format",
+    ["dp_reshardable", pytest.param("fully_reshardable", marks=pytest.mark.acceptance)],
+)
+def test_instances_save_and_resume(pool: WorkerPool, tmp_path: Any, optimizer_format: str) -> None:
     case = Case(parallel={"num_distributed_optimizer_instances": 2}, steps=8)
-    for optimizer_format in ("fully_reshardable", "dp_reshardable"):
-        folder = str(tmp_path / optimizer_format)
-        expected = pool.run(
-            save_then_continue,
-            4,
-            case=case,
-            folder=folder,
-            before=2,
-            after=3,
-            optimizer_format=optimizer_format,
-        )
-        assert pool.run(resume, 4, case=case, folder=folder, after=3) == expected
+    expected = pool.run(
+        save_then_continue,
+        4,
+        case=case,
+        folder=str(tmp_path),
+        before=2,
+        after=3,
+        optimizer_format=optimizer_format,
+    )
+    assert pool.run(resume, 4, case=case, folder=str(tmp_path), after=3) == expected

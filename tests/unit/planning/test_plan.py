@@ -126,6 +126,10 @@ def test_host_memory_of_a_save_is_what_was_measured(make_run):
     assert sharded.host_bytes_per_rank == pytest.approx(gathered.host_bytes_per_rank / 8, rel=0.01)
     assert sharded.stall_seconds < gathered.stall_seconds
     assert sharded.async_stall_seconds < sharded.stall_seconds
+    assert [save.optimizer_format for save in plan(make_run(), 8, H100).saves] == [
+        "dp_reshardable",
+        "fully_reshardable",
+    ]
     small = dataclasses.replace(H100, host_memory_gib=512)
     assert save_cost(job, small, DEFAULT, "auto").fits_host
     assert not save_cost(job, small, DEFAULT, "fully_reshardable").fits_host
