@@ -16,6 +16,7 @@ from megatron_dream.planning.memory import MemoryParts, stage_memory, worst_stag
 from megatron_dream.planning.parameters import stage_parameters
 from megatron_dream.planning.plan import plan
 from megatron_dream.planning.saving import save_cost
+from megatron_dream.planning.schedule import bubble_share, pipeline_seconds
 from megatron_dream.planning.step_time import StepParts
 
 H100 = GPUS["H100"]
@@ -168,11 +169,15 @@ def test_interleaving_shortens_the_bubble_and_keeps_more(make_run):
     interleaved = plan(chunked, 56, H100)
     assert interleaved.bubble < plain.bubble
     assert interleaved.memory.activations > plain.memory.activations
-    # m = 14 micro-batches: (P - 1) / (m + P - 1) of the time, but for the head.
-    even = plan(
-        make_run(**sizes(pp=7), training__global_batch_size=112, model__vocab_size=128), 56, H100
-    )
-    assert even.bubble == pytest.approx(6 / 20, rel=0.02)
+
+
+def test_equal_stages_have_the_textbook_bubble():
+    """m = 14, P = 7: 6 of 20 micro-batches' time; with 3 chunks a stage 2 of 16; unequal stages more."""
+    assert pipeline_seconds([1.0] * 7, 14, 1) == 20
+    assert bubble_share([1.0] * 7, 14, 1) == pytest.approx(6 / 20)
+    assert pipeline_seconds([1.0] * 7, 14, 3) == 16
+    assert bubble_share([1.0] * 7, 14, 3) == pytest.approx(2 / 16)
+    assert bubble_share([1.0] * 6 + [1.5], 14, 1) > 6 / 20
 
 
 def test_the_budget_makes_days(make_run):
