@@ -192,7 +192,11 @@ def _add_verb(verbs: argparse._SubParsersAction[_Parser], name: str, text: str) 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
     """A verb's flags by name, without what the parser adds."""
-    return {k: v for k, v in vars(options).items() if k not in ("handler", "overrides")}
+    return {
+        k: v
+        for k, v in vars(options).items()
+        if k not in ("handler", "overrides", "takes_overrides")
+    }
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -330,6 +334,43 @@ def _fill_build_index(parser: _Parser) -> None:
         "--token-budget",
         metavar="N",
         help="tokens to plan for, such as 322e9 or 322B (default: those of the run's steps)",
+    )
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from megatron_dream.planning.command import run_plan
+
+    return run_plan(**_given(options), overrides=options.overrides)
+
+
+def _fill_plan(parser: _Parser) -> None:
+    # SUPPRESS: defaults stay in planning/command.py
+    parser.argument_default = argparse.SUPPRESS
+    parser.set_defaults(takes_overrides=True)
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE.yaml")
+    parser.add_argument("--gpus", type=int, required=True, metavar="N")
+    parser.add_argument(
+        "--gpu",
+        required=True,
+        metavar="NAME",
+        help="H100, H100-PCIe, H200, A100-80, B200, or a YAML file of a GPU's numbers",
+    )
+    parser.add_argument(
+        "--search", action="store_true", dest="do_search", help="rank all legal layouts"
+    )
+    parser.add_argument("--top", type=int, metavar="N", help="layouts to show (12)")
+    parser.add_argument(
+        "--precision", choices=("bf16", "fp8"), help="in place of the configuration's"
+    )
+    parser.add_argument(
+        "--token-budget", metavar="N", help="such as 322B (default: those of the run's steps)"
+    )
+    parser.add_argument(
+        "--stage", choices=("pretrain", "sft"), help="what the run is for (pretrain)"
+    )
+    parser.add_argument("--html", type=Path, metavar="F.html", help="write a page")
+    parser.add_argument(
+        "--json", action="store_true", dest="as_json_text", help="print JSON instead of text"
     )
 
 
@@ -567,6 +608,7 @@ VERBS: dict[str, tuple[Handler, Callable[[_Parser], None], str]] = {
         sampling_flags.add_analyze_lengths_flags,
         "tell how long a model's answers are, by temperature, penalty and canvas",
     ),
+    "plan": (_plan, _fill_plan, "tell memory, time and cost of a run before it is queued"),
     "status": (_status, _fill_status, "show step, time left, last checkpoint and fault of a run"),
     "import-hf": (_import_hf, _fill_import_hf, "turn a Hugging Face folder into a checkpoint"),
     "export-hf": (_export_hf, _fill_export_hf, "turn a checkpoint into a Hugging Face folder"),

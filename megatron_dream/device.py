@@ -269,6 +269,11 @@ def _install_stand_ins() -> None:
     for name in ("distrib_optimizer", "optimizer", "clip_grads"):
         for function in _functions(sys.modules[f"megatron.core.optimizer.{name}"]):
             function.__code__ = _rewrite_type_names(function.__code__)
+    # Its default factory was bound to torch's own when the module was imported.
+    init_data = sys.modules["megatron.core.dist_checkpointing.mapping"].ShardedTensor.init_data
+    init_data.__defaults__ = tuple(
+        _on_cpu(value) if value is torch.empty else value for value in init_data.__defaults__
+    )
     _install_cpu_random(sys.modules["megatron.core.tensor_parallel.random"])
     # A CPU build of torch would raise here; megatron-core calls it on tensors it thinks are
     # elsewhere.

@@ -9,7 +9,9 @@ from __future__ import annotations
 import atexit
 import datetime
 import os
+import types
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -81,6 +83,21 @@ def _init_process_group(timeout: datetime.timedelta) -> None:
     atexit.register(stop)
 
 
+def _provide_rearrange(parallel_state: Any) -> None:
+    """Give megatron-core the one rearrangement that it asks einops for, where einops is absent.
+
+    It makes the groups of several optimizer instances: "(l s u) -> (l u) s".
+    """
+    if parallel_state.HAVE_EINOPS:
+        return
+
+    def rearrange(ranks: Any, _: str, *, l: int, s: int, u: int) -> Any:  # noqa: E741
+        return ranks.reshape(l, s, u).transpose(0, 2, 1).reshape(l * u, s)
+
+    parallel_state.einops = types.SimpleNamespace(rearrange=rearrange)
+    parallel_state.HAVE_EINOPS = True
+
+
 def start(config: ParallelConfig, seed: int = 1234) -> Ranks:
     """Initialise torch.distributed and megatron-core's groups for a layout.
 
@@ -110,11 +127,14 @@ def start(config: ParallelConfig, seed: int = 1234) -> Ranks:
         )
     if parallel_state.model_parallel_is_initialized():
         parallel_state.destroy_model_parallel()
+    if config.num_distributed_optimizer_instances > 1:
+        _provide_rearrange(parallel_state)
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=config.tensor_model_parallel_size,
         pipeline_model_parallel_size=config.pipeline_model_parallel_size,
         virtual_pipeline_model_parallel_size=config.virtual_pipeline_model_parallel_size,
         context_parallel_size=config.context_parallel_size,
+        num_distributed_optimizer_instances=config.num_distributed_optimizer_instances,
         distributed_timeout_minutes=max(1, int(config.distributed_timeout_minutes)),
         create_gloo_process_groups=device.device_type() == "cuda",
     )

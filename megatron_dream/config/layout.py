@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from megatron_dream.config.pipeline import chunk_layers
 from megatron_dream.config.presets import resolve_model
 from megatron_dream.config.schema import ModelConfig, RunConfig
 from megatron_dream.errors import LayoutError
@@ -103,12 +104,10 @@ def _pipeline_problem(layout: Layout, config: RunConfig, model: ModelConfig) -> 
         return f"{vp_field} is set without a pipeline; leave it out or give PP at least 2"
     if is_interleaved and layout.vp == 1:
         return f"{vp_field} is 1, which interleaves nothing; leave it out or give at least 2"
-    chunks = layout.pp * layout.vp
-    if model.num_layers % chunks:
-        return (
-            f"model.num_layers {model.num_layers} is not divisible by PP {layout.pp} x VP "
-            f"{layout.vp} = {chunks}; choose sizes that divide it"
-        )
+    try:
+        chunk_layers(config.parallel, model.num_layers)
+    except LayoutError as error:
+        return str(error)
     if is_interleaved and layout.num_microbatches % layout.pp:
         return (
             f"the interleaved pipeline needs an accumulation divisible by PP {layout.pp}, it is "
@@ -178,6 +177,12 @@ def _engine_problem(layout: Layout, config: RunConfig) -> str | None:
             "parallel.overlap_param_gather needs parallel.overlap_grad_reduce; turn the first off "
             "or the second on"
         )
+    instances = parallel.num_distributed_optimizer_instances
+    if (layout.dp * layout.cp) % instances:
+        return (
+            f"parallel.num_distributed_optimizer_instances {instances} does not divide DP {layout.dp} x "
+            f"CP {layout.cp}; choose one that does"
+        )
     wants_shards = config.checkpoint.optimizer_format == "dp_reshardable"
     if wants_shards and not parallel.use_distributed_optimizer:
         return (
@@ -191,6 +196,14 @@ def _fused_attention_problem(layout: Layout, config: RunConfig, stage: str) -> s
     """What Transformer Engine's attention cannot express: it has segments (THD) but no free mask."""
     if config.model.layer_spec != "transformer_engine":
         return None
+    if (
+        config.training.recompute == "selective"
+        and "layernorm" in config.training.recompute_modules
+    ):
+        return (
+            "training.recompute_modules: layernorm has nothing to recompute in Transformer Engine's "
+            "layers, whose norms are fused with what follows; leave it out"
+        )
     if config.diffusion.attention == "anneal":
         return (
             "diffusion.attention: anneal needs a mask that Transformer Engine's attention does not "

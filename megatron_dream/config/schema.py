@@ -13,6 +13,8 @@ from typing import Literal
 Objective = Literal["diffusion", "ar"]
 LayerSpec = Literal["local", "transformer_engine"]
 WeightName = Literal["inverse_t", "linear", "uniform", "cart"]
+RecomputeModule = Literal["core_attn", "mlp", "layernorm"]
+OffloadModule = Literal["qkv_linear", "core_attn", "attn_proj"]
 
 
 @dataclass
@@ -52,9 +54,14 @@ class ParallelConfig:
     tensor_model_parallel_size: int = 1
     pipeline_model_parallel_size: int = 1
     virtual_pipeline_model_parallel_size: int | None = None  # model chunks a pipeline rank
+    num_layers_in_first_pipeline_stage: int | None = None  # None: like the others
+    num_layers_in_last_pipeline_stage: int | None = None
+    account_for_embedding_in_pipeline_split: bool = False  # the embedding takes a layer's place
+    account_for_loss_in_pipeline_split: bool = False  # the head takes a layer's place
     context_parallel_size: int = 1
     sequence_parallel: bool = False
     use_distributed_optimizer: bool = True
+    num_distributed_optimizer_instances: int = 1  # copies of the optimizer's shards over DP x CP
     grad_reduce_in_fp32: bool = True
     overlap_grad_reduce: bool = False
     overlap_param_gather: bool = False
@@ -188,6 +195,13 @@ class OptimizerConfig:
     sgd_momentum: float = 0.9
     weight_decay: float = 0.1  # not on norms and biases
     clip_grad: float = 1.0  # 0: no clipping
+    use_precision_aware_optimizer: bool = False  # the four types below; needs Transformer Engine
+    main_grads_dtype: Literal["fp32", "bf16"] = "fp32"
+    main_params_dtype: Literal["fp32", "fp16"] = "fp32"
+    exp_avg_dtype: Literal["fp32", "bf16", "fp16", "fp8"] = "fp32"
+    exp_avg_sq_dtype: Literal["fp32", "bf16", "fp16", "fp8"] = "fp32"
+    optimizer_cpu_offload: bool = False  # states and update of a share of the weights on the host
+    optimizer_offload_fraction: float = 1.0
 
 
 @dataclass
@@ -200,7 +214,10 @@ class TrainingConfig:
     precision: Literal["fp32", "bf16"] = "bf16"
     seed: int = 1234  # initial weights, dropout
     recompute: Literal["none", "selective", "full"] = "none"
+    recompute_modules: list[RecomputeModule] = field(default_factory=lambda: ["core_attn"])
+    recompute_method: Literal["uniform", "block"] = "uniform"
     recompute_num_layers: int = 1
+    offload_modules: list[OffloadModule] = field(default_factory=list)  # inputs kept on the host
     eval_interval: int = 0  # steps; 0: never
     eval_samples: int = 64
     deterministic: bool = False

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from megatron_dream.config.convert import nearest
+from megatron_dream.config.memory_options import memory_faults
 from megatron_dream.config.schema import RlConfig, RunConfig, SftConfig, SourceConfig
 from megatron_dream.errors import ConfigError
 
@@ -54,7 +55,10 @@ RANGES = MappingProxyType(
         "parallel.tensor_model_parallel_size": POSITIVE,
         "parallel.pipeline_model_parallel_size": POSITIVE,
         "parallel.virtual_pipeline_model_parallel_size": POSITIVE,
+        "parallel.num_layers_in_first_pipeline_stage": POSITIVE,
+        "parallel.num_layers_in_last_pipeline_stage": POSITIVE,
         "parallel.context_parallel_size": POSITIVE,
+        "parallel.num_distributed_optimizer_instances": POSITIVE,
         "parallel.bucket_size": POSITIVE,
         "parallel.distributed_timeout_minutes": POSITIVE,
         "data.sequence_length": AT_LEAST_TWO,
@@ -103,6 +107,7 @@ RANGES = MappingProxyType(
         "optimizer.sgd_momentum": SHARE_BELOW_ONE,
         "optimizer.weight_decay": NOT_NEGATIVE,
         "optimizer.clip_grad": NOT_NEGATIVE,
+        "optimizer.optimizer_offload_fraction": SHARE_ABOVE_ZERO,
         "training.train_steps": POSITIVE,
         "training.micro_batch_size": POSITIVE,
         "training.global_batch_size": POSITIVE,
@@ -161,6 +166,7 @@ def _faults(config: RunConfig, stage: str) -> Iterator[str]:
     else:
         yield from _data_faults(config)
     yield from _diffusion_faults(config)
+    yield from memory_faults(config)
     if stage == "sft":
         yield from _sft_faults(config)
     for name, default in (("sft", SftConfig()), ("rl", RlConfig())):

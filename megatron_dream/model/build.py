@@ -23,10 +23,11 @@ def _recompute_fields(training: TrainingConfig) -> dict[str, Any]:
     if training.recompute == "none":
         return {}
     if training.recompute == "selective":
-        return {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]}
+        modules = list(training.recompute_modules)
+        return {"recompute_granularity": "selective", "recompute_modules": modules}
     return {
         "recompute_granularity": "full",
-        "recompute_method": "uniform",
+        "recompute_method": training.recompute_method,
         "recompute_num_layers": training.recompute_num_layers,
     }
 
@@ -83,6 +84,10 @@ def transformer_config(
         tensor_model_parallel_size=parallel.tensor_model_parallel_size,
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
         virtual_pipeline_model_parallel_size=parallel.virtual_pipeline_model_parallel_size,
+        num_layers_in_first_pipeline_stage=parallel.num_layers_in_first_pipeline_stage,
+        num_layers_in_last_pipeline_stage=parallel.num_layers_in_last_pipeline_stage,
+        account_for_embedding_in_pipeline_split=parallel.account_for_embedding_in_pipeline_split,
+        account_for_loss_in_pipeline_split=parallel.account_for_loss_in_pipeline_split,
         context_parallel_size=parallel.context_parallel_size,
         sequence_parallel=parallel.sequence_parallel,
         calculate_per_token_loss=True,
@@ -101,6 +106,8 @@ def transformer_config(
         variable_seq_lengths=variable_lengths,
         # Asked for by variable lengths, without any experts to dispatch to.
         moe_token_dispatcher_type="alltoall",
+        fine_grained_activation_offloading=bool(training.offload_modules),
+        offload_modules=list(training.offload_modules),
         **_recompute_fields(training),
     )
 

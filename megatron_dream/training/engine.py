@@ -23,6 +23,7 @@ from ..model.specs import resolve_layer_spec
 from ..parallel import Ranks
 from ..tokenizer.base import Tokenizer
 from ..tokenizer.load import load_tokenizer
+from .features import check_features
 from .identity import check_initial_weights, check_resume, resolve_vocabulary, run_metadata
 from .log import RunLog
 from .optimizer import build_optimizer, build_scheduler, wrap_data_parallel
@@ -61,6 +62,7 @@ def prepare(config: RunConfig, stage: str) -> tuple[Tokenizer, Layout, Ranks]:
     tokenizer = load_tokenizer(config.tokenizer.path)  # type: ignore[arg-type]
     resolve_vocabulary(config, tokenizer)
     config.model.layer_spec = resolve_layer_spec(config.model)
+    check_features(config)
     layout = resolve_layout(config, parallel.launched_world_size(), stage)
     return tokenizer, layout, parallel.start(config.parallel, seed=config.training.seed)
 

@@ -11,6 +11,9 @@ import torch
 from .. import device
 from ..config.schema import RunConfig
 
+# Transformer Engine's optimizer takes uint8 for moments in FP8.
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.uint8}
+
 
 class UpdateResult(NamedTuple):
     """What an optimizer step did."""
@@ -60,6 +63,7 @@ def wrap_data_parallel(chunks: list[Any], config: RunConfig) -> list[Any]:
         overlap_grad_reduce=overlaps_reduce,
         overlap_param_gather=overlaps_gather,
         use_distributed_optimizer=parallel.use_distributed_optimizer,
+        num_distributed_optimizer_instances=parallel.num_distributed_optimizer_instances,
         bucket_size=parallel.bucket_size,
         check_for_nan_in_grad=False,  # raises on one rank while the others hang; step() checks
     )
@@ -113,6 +117,14 @@ def build_optimizer(wrapped: list[Any], config: RunConfig) -> Any:
         params_dtype=torch.bfloat16 if is_bf16 else torch.float32,
         use_distributed_optimizer=config.parallel.use_distributed_optimizer,
         overlap_param_gather=wrapped[0].ddp_config.overlap_param_gather,
+        use_precision_aware_optimizer=ours.use_precision_aware_optimizer,
+        main_grads_dtype=_DTYPES[ours.main_grads_dtype],
+        main_params_dtype=_DTYPES[ours.main_params_dtype],
+        exp_avg_dtype=_DTYPES[ours.exp_avg_dtype],
+        exp_avg_sq_dtype=_DTYPES[ours.exp_avg_sq_dtype],
+        optimizer_cpu_offload=ours.optimizer_cpu_offload,
+        optimizer_offload_fraction=ours.optimizer_offload_fraction,
+        overlap_cpu_optimizer_d2h_h2d=ours.optimizer_cpu_offload,
     )
     transformer = wrapped[0].config
     optimizer = get_megatron_optimizer(

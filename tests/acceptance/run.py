@@ -61,6 +61,7 @@ CHECKS: dict[str, list[str]] = {
     "infilling: held-out functions, lengths given, wrong and found (about 25 minutes)": [
         sys.executable, "tests/acceptance/infill_functions.py",
     ],
+    "plan: against published runs": [sys.executable, "tests/acceptance/plan_published.py"],
     "broken versions: which test catches which": [sys.executable, "tests/acceptance/mutations.py"],
     "data: megatron-core's bytes, whatever the way": [
         sys.executable, "tests/acceptance/data_bytes.py",

@@ -1,0 +1,234 @@
+"""Sums, directions and hand-made numbers of the plan."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megatron_dream.config.load import load_config
+from megatron_dream.errors import ConfigError, LayoutError
+from megatron_dream.planning.efficiency import DEFAULT
+from megatron_dream.planning.hardware import GPUS
+from megatron_dream.planning.job import Job
+from megatron_dream.planning.limits import scaling_limit
+from megatron_dream.planning.memory import MemoryParts, stage_memory, worst_stage
+from megatron_dream.planning.parameters import stage_parameters
+from megatron_dream.planning.plan import plan
+from megatron_dream.planning.saving import save_cost
+from megatron_dream.planning.schedule import bubble_share, pipeline_seconds
+from megatron_dream.planning.step_time import StepParts
+
+H100 = GPUS["H100"]
+BILLION = 10**9
+
+
+def sizes(tp=1, pp=1, cp=1, sp=False):
+    return {
+        "parallel__tensor_model_parallel_size": tp,
+        "parallel__pipeline_model_parallel_size": pp,
+        "parallel__context_parallel_size": cp,
+        "parallel__sequence_parallel": str(sp).lower(),
+    }
+
+
+LAYOUTS = st.fixed_dictionaries(
+    {
+        "tp": st.sampled_from([1, 2, 4]),
+        "pp": st.sampled_from([1, 2, 4, 7]),
+        "cp": st.sampled_from([1, 2, 4]),
+        "dp": st.sampled_from([1, 2, 4, 8]),
+        "micro": st.sampled_from([1, 2, 4]),
+        "recompute": st.sampled_from(["none", "full", "selective"]),
+        "precision": st.sampled_from(["bf16", "fp8"]),
+    }
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(LAYOUTS)
+def test_parts_add_up_and_nothing_is_negative(make_run, drawn):
+    run = make_run(
+        **sizes(drawn["tp"], drawn["pp"], drawn["cp"], drawn["tp"] > 1),
+        training__micro_batch_size=drawn["micro"],
+        training__recompute=drawn["recompute"],
+        training__global_batch_size=drawn["dp"] * drawn["micro"] * 8,
+    )
+    gpus = drawn["tp"] * drawn["pp"] * drawn["cp"] * drawn["dp"]
+    found = plan(run, gpus, H100, precision=drawn["precision"])
+    for parts in found.stages:
+        assert parts.total == pytest.approx(sum(dataclasses.astuple(parts)))
+        assert min(dataclasses.astuple(parts)) >= 0
+        assert parts.allocated == pytest.approx(parts.total - parts.outside)
+    assert found.step.total == pytest.approx(sum(dataclasses.astuple(found.step)))
+    assert min(dataclasses.astuple(found.step)) >= 0
+    assert 0 <= found.bubble < 1
+    assert 0 < found.mfu < 1
+    assert found.gpu_hours == pytest.approx(found.days * 24 * gpus)
+
+
+@pytest.mark.parametrize("sequence_parallel", [False, True])
+def test_memory_falls_with_tp(make_run, sequence_parallel):
+    totals = []
+    for tp in (1, 2, 4):
+        run = make_run(**sizes(tp, sp=sequence_parallel and tp > 1))
+        totals.append(worst_stage(Job.of(run, tp * 8))[1].total)
+    assert totals == sorted(totals, reverse=True) and len(set(totals)) == 3
+
+
+def test_memory_falls_with_dp_under_the_distributed_optimizer_only(make_run):
+    def optimizer(dp, sharded):
+        run = make_run(parallel__use_distributed_optimizer=str(sharded).lower())
+        return stage_memory(Job.of(run, dp), 0).optimizer
+
+    assert optimizer(8, True) == pytest.approx(optimizer(2, True) / 4, rel=1e-3)
+    assert optimizer(8, False) == optimizer(2, False)
+    run = make_run(parallel__num_distributed_optimizer_instances=4)
+    assert stage_memory(Job.of(run, 8), 0).optimizer == pytest.approx(optimizer(2, True), rel=1e-3)
+
+
+def test_recomputation_trades_activations_for_time(make_run):
+    none = plan(make_run(), 8, H100)
+    mlp = make_run(training__recompute="selective", training__recompute_modules="[mlp]")
+    full = plan(make_run(training__recompute="full"), 8, H100)
+    some = plan(mlp, 8, H100)
+    assert none.memory.activations > some.memory.activations > full.memory.activations
+    assert none.step.total < some.step.total < full.step.total
+    block = make_run(
+        training__recompute="full",
+        training__recompute_method="block",
+        training__recompute_num_layers=14,
+    )
+    half = plan(block, 8, H100)
+    assert full.memory.activations < half.memory.activations < none.memory.activations
+    assert none.step.total < half.step.total < full.step.total
+
+
+def test_the_published_sizes_of_the_7b(make_run):
+    """7,615,616,512 parameters: 15,231,233,024 bytes in bf16, as published (SPEC 10)."""
+    job = Job.of(make_run(), 1)
+    assert stage_parameters(job, 0).total == 15_231_233_024 // 2
+    unsharded = make_run(parallel__use_distributed_optimizer="false")
+    parts = stage_memory(Job.of(unsharded, 1), 0)
+    assert parts.weights == 15_231_233_024
+    assert parts.gradients == 2 * 15_231_233_024
+    assert parts.optimizer == 6 * 15_231_233_024
+
+
+def test_host_memory_of_a_save_is_what_was_measured(make_run):
+    """7B at TP 1 PP 1, fully reshardable: 91 GB a rank, 731 GB a node (docs/checkpoints.md)."""
+    job = Job.of(make_run(), 8)
+    gathered = save_cost(job, H100, DEFAULT, "fully_reshardable")
+    state = gathered.host_bytes_per_rank - 15_231_233_024 / 8
+    assert state == pytest.approx(91.4e9, rel=1e-3)
+    assert 8 * state == pytest.approx(731e9, rel=1e-3)
+    sharded = save_cost(job, H100, DEFAULT, "auto")
+    assert sharded.optimizer_format == "dp_reshardable"
+    weights = 15_231_233_024 / 8
+    assert sharded.host_bytes_per_rank == pytest.approx(state / 8 + weights, rel=1e-3)
+    assert sharded.stall_seconds < gathered.stall_seconds
+    assert sharded.async_stall_seconds < sharded.stall_seconds
+    assert [save.optimizer_format for save in plan(make_run(), 8, H100).saves] == [
+        "dp_reshardable",
+        "fully_reshardable",
+    ]
+    small = dataclasses.replace(H100, host_memory_gib=512)
+    assert save_cost(job, small, DEFAULT, "auto").fits_host
+    assert not save_cost(job, small, DEFAULT, "fully_reshardable").fits_host
+
+
+def test_a_pipeline_stage_has_its_layers_and_the_head_weighs(make_run):
+    """The head: 152,064 x 3,584 of 233M a layer is 2.3 layers in full, 1.2 at half masked."""
+    run = make_run(
+        **sizes(pp=4), parallel__num_layers_in_last_pipeline_stage=4, model__head_chunk_rows=4096
+    )
+    job = Job.of(run, 8)
+    assert [sum(chunks) for chunks in job.chunks] == [8, 8, 8, 4]
+    even = plan(make_run(**sizes(pp=4), model__head_chunk_rows=4096), 8, H100)
+    layer = (even.stage_seconds[1]) / 7
+    assert 0.8 < (even.stage_seconds[3] - even.stage_seconds[1]) / layer < 2.3
+    with pytest.raises(LayoutError, match="num_layers_in_last_pipeline_stage"):
+        Job.of(make_run(**sizes(pp=4), parallel__num_layers_in_last_pipeline_stage=5), 8)
+
+
+def test_overlap_hides_data_parallelism(make_run):
+    shown = plan(make_run(), 16, H100)
+    overlap = {"parallel__overlap_grad_reduce": "true", "parallel__overlap_param_gather": "true"}
+    hidden = plan(make_run(**overlap), 16, H100)
+    assert hidden.step.data_parallel < 0.5 * shown.step.data_parallel
+    assert hidden.step.products == shown.step.products
+
+
+def test_interleaving_shortens_the_bubble_and_keeps_more(make_run):
+    plain = plan(make_run(**sizes(pp=7), training__global_batch_size=112), 56, H100)
+    chunked = make_run(
+        **sizes(pp=7),
+        training__global_batch_size=112,
+        parallel__virtual_pipeline_model_parallel_size=4,
+    )
+    interleaved = plan(chunked, 56, H100)
+    assert interleaved.bubble < plain.bubble
+    assert interleaved.memory.activations > plain.memory.activations
+
+
+def test_equal_stages_have_the_textbook_bubble():
+    """m = 14, P = 7: 6 of 20 micro-batches' time; with 3 chunks a stage 2 of 16; unequal stages more."""
+    assert pipeline_seconds([1.0] * 7, 14, 1) == 20
+    assert bubble_share([1.0] * 7, 14, 1) == pytest.approx(6 / 20)
+    assert pipeline_seconds([1.0] * 7, 14, 3) == 16
+    assert bubble_share([1.0] * 7, 14, 3) == pytest.approx(2 / 16)
+    assert bubble_share([1.0] * 6 + [1.5], 14, 1) > 6 / 20
+
+
+def test_the_budget_makes_days(make_run):
+    run = make_run()
+    assert plan(run, 8, H100).token_budget == 1000 * 768 * 2048
+    a, b = (plan(run, 8, H100, token_budget=tokens) for tokens in (BILLION, 2 * BILLION))
+    assert b.days == pytest.approx(2 * a.days)
+    assert a.days == pytest.approx(BILLION / a.tokens_per_second / 86_400)
+
+
+def test_more_gpus_than_the_batch_has_rows(make_run):
+    run = make_run(**sizes(tp=2, sp=True), training__micro_batch_size=4)
+    limit = scaling_limit(Job.of(run, 16).layout)
+    assert limit.gpus == 768 // 4 * 2 == 384
+    assert "Beyond 384 GPUs only TP and CP help" in limit.sentence()
+    plan(run, limit.gpus, H100)
+    with pytest.raises(LayoutError, match="not whole"):
+        plan(run, 2 * limit.gpus, H100)
+
+
+def test_precision_and_offload_make_the_optimizer_smaller(make_run):
+    base = stage_memory(Job.of(make_run(), 8), 0)
+    low = make_run(
+        optimizer__use_precision_aware_optimizer="true",
+        optimizer__exp_avg_dtype="bf16",
+        optimizer__exp_avg_sq_dtype="bf16",
+    )
+    # 2 bytes complete the fp32 weight, 2 + 2 are the moments: 6 for 12.
+    assert stage_memory(Job.of(low, 8), 0).optimizer == pytest.approx(base.optimizer / 2)
+    away = make_run(optimizer__optimizer_cpu_offload="true")
+    assert stage_memory(Job.of(away, 8), 0).optimizer == 0
+    assert plan(away, 8, H100).step.update > plan(make_run(), 8, H100).step.update
+
+
+def test_bf16_gradients_are_copied_for_the_update(make_run):
+    """At DP 1 the fp32 copy of all gradients is more than a tiny batch's activations."""
+    fields = {"data__sequence_length": 64, "training__global_batch_size": 1}
+    low = stage_memory(Job.of(make_run(parallel__grad_reduce_in_fp32="false", **fields), 1), 0)
+    assert low.gradients + low.activations + low.head + low.buffers > 6 * 7.6e9
+    assert low.gradients == pytest.approx(2 * 7.6e9, rel=0.01)
+
+
+def test_fp8_where_there_is_none(make_run):
+    with pytest.raises(ConfigError, match="has no FP8"):
+        plan(make_run(), 8, GPUS["A100-80"], precision="fp8")
+    with pytest.raises(ConfigError, match="layer_spec"):
+        plan(make_run(model__layer_spec="local"), 8, H100, precision="fp8")
+    with pytest.raises(ConfigError, match="vocab_size is 0"):
+        plan(load_config(None, [("model.preset", "tiny")]), 1, H100)
+
+
+def test_every_part_has_a_name():
+    assert set(MemoryParts.__dataclass_fields__) >= {"weights", "gradients", "optimizer", "head"}
+    assert set(StepParts.__dataclass_fields__) >= {"products", "pipeline", "data_parallel"}
