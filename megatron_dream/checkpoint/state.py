@@ -40,6 +40,9 @@ def choose_optimizer_format(requested: str, chunks: list[Any], ranks: Ranks) -> 
     """
     if requested != "auto":
         return requested
+    ddp_config = getattr(chunks[0], "ddp_config", None)
+    if ddp_config is not None and not ddp_config.use_distributed_optimizer:
+        return "fully_reshardable"  # there are no shards
     local = sum(p.numel() for chunk in chunks for p in unwrap(chunk).parameters())
     whole = local * ranks.tp_size * ranks.pp_size
     return "dp_reshardable" if whole > LARGE_MODEL_PARAMETERS else "fully_reshardable"

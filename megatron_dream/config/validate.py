@@ -112,6 +112,8 @@ RANGES = MappingProxyType(
         "training.eval_samples": POSITIVE,
         "checkpoint.save_interval": NOT_NEGATIVE,
         "checkpoint.keep_last": POSITIVE,
+        "checkpoint.keep_every": NOT_NEGATIVE,
+        "checkpoint.host_memory_gb": POSITIVE,
         "checkpoint.export_interval": NOT_NEGATIVE,
         "logging.interval": POSITIVE,
         "logging.plain_interval_seconds": POSITIVE,

@@ -127,10 +127,10 @@ def test_resume_refuses_other_data_and_tokenizer(
     assert "diffusion.t_min is 0.001 there and 0.01 here" in refused
 
 
-def test_dry_run_writes_nothing_into_the_run_folder(
+def test_a_trial_writes_nothing_into_the_run_folder(
     config_file: Path, tmp_path: Path, run_command: Command
 ) -> None:
-    shown = run_command("pretrain", "--config", str(config_file), "--dry-run", "2").stderr
+    shown = run_command("pretrain", "--config", str(config_file), "--try-steps", "2").stderr
     assert "world size 1" in shown
     assert not (tmp_path / "run").exists()
 
@@ -259,7 +259,7 @@ def test_an_index_built_beforehand_is_the_one_that_the_run_uses(
     assert files and built.stdout.splitlines()[-1].rpartition("index ")[2]
     refused = run_command("build-index", *words, "--token-budget", "many", code=2)
     assert "--token-budget must be" in refused.stderr
-    run_command("pretrain", *words, "--training.train_steps", "1", "--dry-run", "1")
+    run_command("pretrain", *words, "--training.train_steps", "1", "--try-steps", "1")
     after = {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()}
     assert all(after[path] == stamp for path, stamp in files.items())
 
