@@ -7,7 +7,8 @@ tests/parallel/test_host_memory.py):
   memory, whose blocks torch rounds up to powers of two, at most to the double, and never gives back. On a
   CPU views are cloned, and a background writer's pages are copied when the next step changes them.
 - ``fully_reshardable`` gathers first: every data-parallel rank holds fp32 copy and two moments of its
-  whole stage, its own shards once more, and twice the bucket that is on its way.
+  whole stage, its own shards once more, and of the bucket that is on its way what was received, the same in
+  one piece, and the one before.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ..parallel import Ranks
 from .shards import STATE_BYTES, buffers_of, deal_out, empty_shard, shard_elements
 
 GB = 1e9
+GATHER_BYTES = 12  # a value of the bucket that is on its way: three fp32 copies
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,9 @@ def save_memory(
         [p.numel() for c in chunks for p in c.parameters()], group
     )
     largest = max(end - first for buffer in buffers for first, end in buffer.bucket_indices)
-    on_the_way = (8 + STATE_BYTES // group) * largest
-    peak = total + max(on_the_way, clones + weights * (2 if pins else 1))
-    return SaveMemory(weights + clones, total + on_the_way, peak)
+    on_the_way = (GATHER_BYTES + STATE_BYTES / group) * largest
+    peak = total + max(int(on_the_way), clones + weights * (2 if pins else 1))
+    return SaveMemory(weights + clones, total + int(on_the_way), peak)
 
 
 def state_bytes(optimizer: Any) -> int:
