@@ -11,6 +11,7 @@ import torch.distributed as dist
 from .. import device
 from ..errors import CheckpointError
 from ..parallel import Ranks
+from .buckets import follow_saved_buckets
 from .metadata import CheckpointMetadata, read_metadata, resolve_checkpoint, verify_files
 from .state import (
     load_model_state,
@@ -20,6 +21,7 @@ from .state import (
     separate_step_counters,
     sharding_options,
 )
+from .tensors import TensorReader
 from .unpickle import check_metadata, restricted_reading
 
 
@@ -111,6 +113,8 @@ def load_training_state(
     state = model_state(chunks, options)
     prepare_for_loading(optimizer)
     state["optimizer"] = optimizer_state(optimizer, state, options, is_loading=True)
+    if metadata.optimizer_format == "dp_reshardable" and "param_state" in state["optimizer"]:
+        follow_saved_buckets(state["optimizer"], optimizer, TensorReader(folder))
     loaded = _read(folder, state, ranks)
     load_model_state(chunks, loaded)
     optimizer.load_state_dict(loaded["optimizer"])

@@ -44,8 +44,9 @@ def shard_parts(buffer: Any, bucket: int, index: int) -> list[Part]:
             parts.append(Part(position, start, True))
         parts.append(Part(start, stop, False))
         position = stop
-    if parts and position < size and low + position < buffer.buckets[bucket].numel_unpadded:
-        parts.append(Part(position, size, True))
+    last = min(size, buffer.buckets[bucket].numel_unpadded - low)
+    if parts and position < last:
+        parts.append(Part(position, last, True))
     return parts
 
 

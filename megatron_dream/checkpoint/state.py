@@ -20,6 +20,7 @@ import torch
 
 from ..errors import CheckpointError
 from ..parallel import Ranks
+from .buckets import clip_gaps
 
 LARGE_MODEL_PARAMETERS = 1_000_000_000
 _EXTRA_STATE = "_extra_state"
@@ -132,7 +133,10 @@ def optimizer_state(
                 _begin_state(inner.optimizer)
     reshardable = options["distrib_optim_sharding_type"] == "fully_reshardable"
     with _padding_kept(optimizer) if reshardable else contextlib.nullcontext():
-        return optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=options)
+        state = optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=options)
+    if not is_loading and "param_state" in state:
+        clip_gaps(state["param_state"])
+    return state
 
 
 def _begin_state(optimizer: Any) -> None:

@@ -158,6 +158,12 @@ def _faults(config: RunConfig, stage: str) -> Iterator[str]:
             "optimizer.optimizer is sgd, but megatron-core's distributed optimizer knows only adam; "
             "set parallel.use_distributed_optimizer to false"
         )
+    dropout = config.model.attention_dropout or config.model.hidden_dropout
+    if config.training.deterministic and dropout:
+        yield (
+            "training.deterministic promises equal bits after a resume, and dropout's random state is not "
+            "saved; set model.attention_dropout and model.hidden_dropout to 0, or deterministic to false"
+        )
     if stage == "rl":
         yield from _rl_faults(config)
     else:

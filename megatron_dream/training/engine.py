@@ -24,6 +24,7 @@ from ..model.specs import resolve_layer_spec
 from ..parallel import Ranks
 from ..tokenizer.base import Tokenizer
 from ..tokenizer.load import load_tokenizer
+from .determinism import set_determinism
 from .identity import check_initial_weights, check_resume, resolve_vocabulary, run_metadata
 from .log import RunLog
 from .optimizer import build_optimizer, build_scheduler, wrap_data_parallel
@@ -63,6 +64,7 @@ def prepare(config: RunConfig, stage: str) -> tuple[Tokenizer, Layout, Ranks]:
     resolve_vocabulary(config, tokenizer)
     config.model.layer_spec = resolve_layer_spec(config.model)
     layout = resolve_layout(config, parallel.launched_world_size(), stage)
+    set_determinism(config.training)
     return tokenizer, layout, parallel.start(config.parallel, seed=config.training.seed)
 
 
@@ -139,6 +141,7 @@ def build_engine(
         checkpoints,
         ranks,
         keep_last=config.checkpoint.keep_last,
+        keep_every=config.checkpoint.keep_every,
         asynchronous=config.checkpoint.async_save,
     )
     return Engine(wrapped, optimizer, scheduler, metadata, None if is_trial else writer, log)

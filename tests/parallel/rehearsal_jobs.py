@@ -50,6 +50,20 @@ def held_and_saved(case: Case, folder: str, optimizer_format: str) -> dict[str, 
     }
 
 
+def refusal_of_megatron(case: Case) -> str:
+    """What megatron-core's own state dict of optimizer shards says on this rank; empty: nothing."""
+    from megatron_dream.checkpoint.state import model_state, optimizer_state, sharding_options
+
+    run = Run(case)
+    _steps(run, 0, 1)
+    options = sharding_options("dp_reshardable", run.ranks)
+    try:
+        optimizer_state(run.optimizer, model_state(run.model, options), options)
+    except AssertionError as error:
+        return str(error)
+    return ""
+
+
 def peak_of_a_save(case: Case, folder: str, optimizer_format: str) -> dict[str, int]:
     """Bytes by which resident memory rises in a save at most, sampled, and what was foreseen."""
     import threading

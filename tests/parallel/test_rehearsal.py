@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 from layout_jobs import Case, run_config
 from pool import WorkerPool
-from rehearsal_jobs import held_and_saved, peak_of_a_save
+from rehearsal_jobs import held_and_saved, peak_of_a_save, refusal_of_megatron
 
 from megatron_dream.checkpoint.tensors import TensorReader
 from megatron_dream.config.layout import Layout, resolve_layout
+from megatron_dream.errors import LayoutError
 from megatron_dream.rehearsal.communicators import communicators
 from megatron_dream.rehearsal.files import save_plan
 from megatron_dream.rehearsal.shapes import RankClass, rank_classes
@@ -29,6 +30,14 @@ CASES: dict[str, tuple[int, Case, str]] = {
     "DP2": (2, Case(model=TIED), "dp_reshardable"),
     "TP2 x DP2": (4, Case(parallel={TP: 2}, training={"precision": "bf16"}), "dp_reshardable"),
     "PP2 x DP2 tied": (4, Case(parallel={PP: 2}, model=TIED), "dp_reshardable"),
+    "PP2 x DP2 tied, a gap at a bucket's end": (
+        4,
+        Case(
+            parallel={PP: 2, "overlap_grad_reduce": True, "bucket_size": 5000},
+            model={**TIED, "hidden_size": 40},
+        ),
+        "dp_reshardable",
+    ),
     "interleaved": (
         2,
         Case(parallel={PP: 2, "virtual_pipeline_model_parallel_size": 2}, model=TIED),
@@ -103,6 +112,20 @@ def test_a_rehearsal_is_the_job(pool: WorkerPool, tmp_path: Path, name: str) -> 
             if kind in real["groups"]:
                 assert real["groups"][kind] in members
     assert save_plan(classes).files == values_by_file(tmp_path / "saved")
+
+
+def test_shards_that_are_all_padding_are_refused_before(pool: WorkerPool) -> None:
+    """Three ranks, a bucket for each tensor: a norm's 32 values are padded to 384, all on the first rank."""
+    case = Case(
+        parallel={"overlap_grad_reduce": True, "bucket_size": 1},
+        global_batch_size=6,
+    )
+    found = pool.run(refusal_of_megatron, 3, case=case)
+    assert found[0] == "" and "empty bucket" in found[1] and "empty bucket" in found[2]
+    with pytest.raises(
+        LayoutError, match="rank 2 of 3 data-parallel ranks gets nothing but padding"
+    ):
+        rehearsed(case, 3, "dp_reshardable")
 
 
 @pytest.mark.parametrize("optimizer_format", ["fully_reshardable", "dp_reshardable"])
