@@ -56,8 +56,8 @@ def dd(*words: str) -> float:
 
 
 def model_fields(parameters: float) -> dict[str, int]:
-    """A shape of about so many parameters: a layer has 12.5 x 512 x 512."""
-    layers = max(1, round((parameters - 2 * 4096 * 512) / (12.5 * 512 * 512)))
+    """A shape of about so many parameters, whole layers for two stages: one has 12.5 x 512 x 512."""
+    layers = 2 * max(1, round((parameters - 2 * 4096 * 512) / (2 * 12.5 * 512 * 512)))
     return {
         "num_layers": layers,
         "hidden_size": 512,

@@ -100,8 +100,10 @@ class Blends:
 
     def indices(self) -> list[SourceRows | BlendOrder]:
         """Everything that is built beforehand, in order."""
-        blends = [self.train] if self.valid is None else [self.train, self.valid]
-        return [index for blend in blends for index in (*blend.sources, blend.order)]
+        found: list[SourceRows | BlendOrder] = []
+        for blend in (self.train, self.valid):
+            found += [] if blend is None else [*blend.sources, blend.order]
+        return found
 
     def missing(self) -> list[SourceRows | BlendOrder]:
         """Those of them that are not there."""

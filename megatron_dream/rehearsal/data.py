@@ -174,8 +174,9 @@ def _read(
         train[ordinal_of(sample, skip)]
     for ordinal in range(max(0, planned - rows), planned):
         train[ordinal]
-    for ordinal in range(rows) if valid is not None else ():
-        valid[ordinal]
+    if valid is not None:
+        for ordinal in range(rows):
+            valid[ordinal]
 
 
 def _epochs(

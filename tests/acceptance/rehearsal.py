@@ -41,7 +41,10 @@ CP = "--parallel.context_parallel_size"
 WRONG: dict[str, tuple[int, list[str]]] = {
     "global batch by ranks": (96, []),
     "GPUs by TP x PP": (1020, [TP, "8"]),
-    "KV heads by TP": (1024, [TP, "8"]),
+    "heads by TP": (1024, [TP, "8"]),
+    "KV heads by TP": (
+        1022, [TP, "7", "--training.global_batch_size", "1168", "--training.eval_samples", "1168"],
+    ),
     "layers by stages and chunks": (1024, [PP, "4", VP, "4"]),
     "rows by 2 x CP x TP": (1024, [CP, "8", "--data.sequence_length", "2056"]),
     "validation samples by ranks": (1024, ["--training.eval_samples", "1000"]),
