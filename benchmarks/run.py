@@ -14,6 +14,7 @@ BENCHMARKS = (
     "loader.py",
     "sampling.py",
     "near_copies.py",
+    "checkpoints.py",
 )
 
 

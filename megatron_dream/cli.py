@@ -268,25 +268,44 @@ def _prepare_infill(options: argparse.Namespace) -> None:
 def _pretrain(options: argparse.Namespace) -> int | None:
     if (config := _run_config(options)) is None:
         return 0
+    if options.dry_run is not None:
+        return _rehearse(options, config, "pretrain")
     from megatron_dream.training.run import pretrain
 
-    return pretrain(config, dry_run=options.dry_run)
+    return pretrain(config, try_steps=options.try_steps)
 
 
 def _sft(options: argparse.Namespace) -> int | None:
     if (config := _run_config(options)) is None:
         return 0
+    if options.dry_run is not None:
+        return _rehearse(options, config, "sft")
     from megatron_dream.training.run import sft
 
-    return sft(config, dry_run=options.dry_run)
+    return sft(config, try_steps=options.try_steps)
 
 
 def _rl(options: argparse.Namespace) -> int | None:
     if (config := _run_config(options)) is None:
         return 0
+    if options.dry_run is not None:
+        return _rehearse(options, config, "rl")
     from megatron_dream.rl.run import rl
 
-    return rl(config, dry_run=options.dry_run)
+    return rl(config, try_steps=options.try_steps)
+
+
+def _rehearse(options: argparse.Namespace, config: RunConfig, stage: str) -> int:
+    from megatron_dream.rehearsal.command import run_rehearsal
+
+    return run_rehearsal(
+        config,
+        stage,
+        options.dry_run,
+        gpus_per_node=8 if options.gpus_per_node is None else options.gpus_per_node,
+        with_files=not options.without_files,
+        as_json=options.json,
+    )
 
 
 def _run_config(options: argparse.Namespace) -> RunConfig | None:
@@ -294,6 +313,11 @@ def _run_config(options: argparse.Namespace) -> RunConfig | None:
     from megatron_dream.config.load import load_config, to_yaml
 
     config: RunConfig = load_config(options.config, options.overrides)
+    if options.dry_run is None and (options.gpus_per_node or options.without_files or options.json):
+        raise ConfigError(
+            "--gpus-per-node, --without-files and --json are of a rehearsal; add --dry-run N or leave "
+            "them out."
+        )
     if not options.print_config:
         return config
     print(to_yaml(config), end="")
@@ -304,7 +328,22 @@ def _fill_train(parser: _Parser) -> None:
     parser.set_defaults(takes_overrides=True)
     parser.epilog = "Any field of the configuration: --section.field VALUE (docs/configuration.md)."
     parser.add_argument("--config", type=Path, required=True, metavar="FILE.yaml")
-    parser.add_argument("--dry-run", type=int, metavar="N", help="run N steps, write no checkpoint")
+    parser.add_argument(
+        "--dry-run",
+        type=int,
+        metavar="N",
+        help="rehearse the job for N GPUs in this process, without one: check all, start nothing",
+    )
+    parser.add_argument("--gpus-per-node", type=int, metavar="N", help="in a rehearsal (8)")
+    parser.add_argument(
+        "--without-files",
+        action="store_true",
+        help="in a rehearsal: tokenizer, data and checkpoints lie elsewhere",
+    )
+    parser.add_argument("--json", action="store_true", help="print a rehearsal as JSON")
+    parser.add_argument(
+        "--try-steps", type=int, metavar="N", help="run N steps, write nothing into the run folder"
+    )
     parser.add_argument("--print-config", action="store_true", help="print it resolved, and stop")
 
 

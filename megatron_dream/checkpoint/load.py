@@ -11,6 +11,7 @@ import torch.distributed as dist
 from .. import device
 from ..errors import CheckpointError
 from ..parallel import Ranks
+from .buckets import follow_saved_buckets
 from .metadata import CheckpointMetadata, read_metadata, resolve_checkpoint, verify_files
 from .state import (
     load_model_state,
@@ -20,6 +21,7 @@ from .state import (
     separate_step_counters,
     sharding_options,
 )
+from .tensors import TensorReader
 from .unpickle import check_metadata, restricted_reading
 
 
@@ -70,13 +72,24 @@ def load_weights(path: Path | str, chunks: list[Any], ranks: Ranks) -> Checkpoin
     return metadata
 
 
-def _check_optimizer(metadata: CheckpointMetadata, folder: Path, ranks: Ranks) -> None:
+def check_optimizer_layout(
+    metadata: CheckpointMetadata, folder: Path, here: tuple[int, int, int]
+) -> None:
+    """Refuse an optimizer that a layout cannot load.
+
+    Args:
+        metadata: of the checkpoint.
+        folder: where it is.
+        here: TP, PP and VP of the run.
+
+    Raises:
+        CheckpointError: weights only, or shards for other TP, PP or VP.
+    """
     if not metadata.has_optimizer:
         raise CheckpointError(
             f"{folder} holds weights only; to start a new run from them set checkpoint.init_from"
         )
     saved = (metadata.layout.get("tp"), metadata.layout.get("pp"), metadata.layout.get("vp"))
-    here = (ranks.tp_size, ranks.pp_size, ranks.vp_size)
     if metadata.optimizer_format == "dp_reshardable" and saved != here:
         raise CheckpointError(
             f"{folder} was saved at TP {saved[0]} PP {saved[1]} VP {saved[2]} in a format that lets "
@@ -95,11 +108,13 @@ def load_training_state(
             that does not change it.
     """
     folder, metadata = verified_metadata(path, ranks)
-    _check_optimizer(metadata, folder, ranks)
+    check_optimizer_layout(metadata, folder, (ranks.tp_size, ranks.pp_size, ranks.vp_size))
     options = sharding_options(metadata.optimizer_format or "fully_reshardable", ranks)
     state = model_state(chunks, options)
     prepare_for_loading(optimizer)
     state["optimizer"] = optimizer_state(optimizer, state, options, is_loading=True)
+    if metadata.optimizer_format == "dp_reshardable" and "param_state" in state["optimizer"]:
+        follow_saved_buckets(state["optimizer"], optimizer, TensorReader(folder))
     loaded = _read(folder, state, ranks)
     load_model_state(chunks, loaded)
     optimizer.load_state_dict(loaded["optimizer"])

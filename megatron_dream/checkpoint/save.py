@@ -12,6 +12,7 @@ import os
 import queue
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ class CheckpointWriter:
         folder: holds the checkpoints and the file ``latest``.
         ranks: this process's place.
         keep_last: complete checkpoints to keep, at least 1.
+        keep_every: checkpoints of steps that it divides are kept for good; 0: none are.
         asynchronous: write in a forked process while training goes on.
         moves_latest: point ``latest`` at what is saved and remove old checkpoints; False for a
             checkpoint that stands alone.
@@ -60,11 +62,14 @@ class CheckpointWriter:
         ranks: Ranks,
         *,
         keep_last: int = 2,
+        keep_every: int = 0,
         asynchronous: bool = False,
         moves_latest: bool = True,
     ) -> None:
         self.folder, self.ranks, self.moves_latest = Path(folder), ranks, moves_latest
         self.keep_last, self.asynchronous = max(1, keep_last), asynchronous
+        self.keep_every = keep_every
+        self.is_read: Callable[[], set[str]] = set  # names of checkpoints that must stay for now
         self._calls: Any = None
         if asynchronous:
             from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
@@ -104,6 +109,11 @@ class CheckpointWriter:
         """Complete background saves that are done, or all of them; every process calls this."""
         if self._calls is not None:
             self._calls.maybe_finalize_async_calls(blocking=wait)
+
+    def remove_old(self) -> None:
+        """Remove checkpoints that need not be kept any longer; rank 0 does."""
+        if self.ranks.rank == 0 and (self.folder / LATEST).is_file():
+            _remove_old(self.folder, self.keep_last, self.keep_every, self.is_read())
 
     def _state(
         self, chunks: list[Any], metadata: CheckpointMetadata, optimizer: Any, scheduler: Any
@@ -146,7 +156,7 @@ class CheckpointWriter:
             _publish_folder(temporary, target, dataclasses.replace(metadata, files=files))
             if self.moves_latest:
                 _point_latest(target)
-                _remove_old(self.folder, self.keep_last)
+                self.remove_old()
         barrier()
 
 
@@ -178,8 +188,11 @@ def _point_latest(target: Path) -> None:
         stream.write(f"{target.name}\n")
 
 
-def _remove_old(folder: Path, keep_last: int) -> None:
-    """Remove all but the newest complete step checkpoints; the one ``latest`` names always stays."""
+def _remove_old(folder: Path, keep_last: int, keep_every: int, is_read: set[str]) -> None:
+    """Remove all but the newest complete step checkpoints, and those of kept steps.
+
+    The one that ``latest`` names always stays, and those that are being read.
+    """
     latest = (folder / LATEST).read_text(encoding="utf-8").strip()
     complete = sorted(
         entry.name
@@ -187,7 +200,8 @@ def _remove_old(folder: Path, keep_last: int) -> None:
         if _STEP_FOLDER.fullmatch(entry.name) and (entry / FILE_NAME).is_file()
     )
     for name in complete[:-keep_last]:
-        if name != latest:
+        stays_for_good = keep_every and int(name.removeprefix("step_")) % keep_every == 0
+        if name != latest and name not in is_read and not stays_for_good:
             # Renamed first: a crash while deleting must not leave a folder that looks complete.
             doomed = folder / f".{name}.old"
             shutil.rmtree(doomed, ignore_errors=True)

@@ -20,6 +20,7 @@ import torch
 
 from ..errors import CheckpointError
 from ..parallel import Ranks
+from .buckets import clip_gaps
 
 LARGE_MODEL_PARAMETERS = 1_000_000_000
 _EXTRA_STATE = "_extra_state"
@@ -40,6 +41,9 @@ def choose_optimizer_format(requested: str, chunks: list[Any], ranks: Ranks) -> 
     """
     if requested != "auto":
         return requested
+    ddp_config = getattr(chunks[0], "ddp_config", None)
+    if ddp_config is not None and not ddp_config.use_distributed_optimizer:
+        return "fully_reshardable"  # there are no shards
     local = sum(p.numel() for chunk in chunks for p in unwrap(chunk).parameters())
     whole = local * ranks.tp_size * ranks.pp_size
     return "dp_reshardable" if whole > LARGE_MODEL_PARAMETERS else "fully_reshardable"
@@ -129,7 +133,10 @@ def optimizer_state(
                 _begin_state(inner.optimizer)
     reshardable = options["distrib_optim_sharding_type"] == "fully_reshardable"
     with _padding_kept(optimizer) if reshardable else contextlib.nullcontext():
-        return optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=options)
+        state = optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=options)
+    if not is_loading and "param_state" in state:
+        clip_gaps(state["param_state"])
+    return state
 
 
 def _begin_state(optimizer: Any) -> None:

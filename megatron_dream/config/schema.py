@@ -234,8 +234,10 @@ class CheckpointConfig:
     init_override: bool = False  # start from other shift, mask id or tokenizer than init_from's
     save_interval: int = 0  # steps; 0: at the end only
     keep_last: int = 2
+    keep_every: int = 0  # steps; checkpoints of its multiples stay for good; 0: none do
     async_save: bool = False
     optimizer_format: Literal["auto", "fully_reshardable", "dp_reshardable"] = "auto"
+    host_memory_gb: float | None = None  # that saves may take on a node; null: what is free
     export_interval: int = 0  # steps between Hugging Face exports (and their checkpoints); 0: never
 
 

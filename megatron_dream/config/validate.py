@@ -117,6 +117,8 @@ RANGES = MappingProxyType(
         "training.eval_samples": POSITIVE,
         "checkpoint.save_interval": NOT_NEGATIVE,
         "checkpoint.keep_last": POSITIVE,
+        "checkpoint.keep_every": NOT_NEGATIVE,
+        "checkpoint.host_memory_gb": POSITIVE,
         "checkpoint.export_interval": NOT_NEGATIVE,
         "logging.interval": POSITIVE,
         "logging.plain_interval_seconds": POSITIVE,
@@ -160,6 +162,12 @@ def _faults(config: RunConfig, stage: str) -> Iterator[str]:
         yield (
             "optimizer.optimizer is sgd, but megatron-core's distributed optimizer knows only adam; "
             "set parallel.use_distributed_optimizer to false"
+        )
+    dropout = config.model.attention_dropout or config.model.hidden_dropout
+    if config.training.deterministic and dropout:
+        yield (
+            "training.deterministic promises equal bits after a resume, and dropout's random state is not "
+            "saved; set model.attention_dropout and model.hidden_dropout to 0, or deterministic to false"
         )
     if stage == "rl":
         yield from _rl_faults(config)

@@ -68,6 +68,61 @@ def build_streams(
             an index that does not become whole.
         ConfigError: data.train is empty, or an index is missing that this job may not build.
     """
+    blends = open_blends(config, tokenizer, train_samples, valid_samples, thorough=is_builder)
+    missing = blends.missing()
+    check_may_build(config, len(missing), blends.folder, num_ranks)
+    if is_builder:
+        _build(missing, blends.folder, report)
+    if barrier is not None:
+        barrier()
+    for index in blends.indices():
+        index.check(with_content=is_checker, wait_seconds=wait_seconds)
+    if barrier is not None:
+        barrier()
+    return streams_of(config, tokenizer, stage, blends)
+
+
+@dataclasses.dataclass(frozen=True)
+class Blends:
+    """A run's sources, opened and checked; their indices may be missing.
+
+    Attributes:
+        data: of the configuration, with the seed of the present stream.
+        folder: of the indices.
+        train: rows to train on.
+        valid: rows to validate on, if any.
+    """
+
+    data: DataConfig
+    folder: Path
+    train: BlendRows
+    valid: BlendRows | None
+
+    def indices(self) -> list[SourceRows | BlendOrder]:
+        """Everything that is built beforehand, in order."""
+        found: list[SourceRows | BlendOrder] = []
+        for blend in (self.train, self.valid):
+            found += [] if blend is None else [*blend.sources, blend.order]
+        return found
+
+    def missing(self) -> list[SourceRows | BlendOrder]:
+        """Those of them that are not there."""
+        return [index for index in self.indices() if not index.is_built]
+
+
+def open_blends(
+    config: RunConfig,
+    tokenizer: Tokenizer,
+    train_samples: int,
+    valid_samples: int,
+    *,
+    thorough: bool,
+) -> Blends:
+    """Open and check a run's token files, and build nothing; arguments are ``build_streams``'s.
+
+    Raises:
+        DataError, ConfigError: as ``build_streams``.
+    """
     if not config.data.train:
         raise ConfigError("data.train lists no source; give at least one prefix of token files.")
     # Validation is that of stream 0, so that its losses compare.
@@ -77,33 +132,37 @@ def build_streams(
     folder = Path(data.cache_folder or default_cache_folder(data.train[0].prefix))
     per_sample = 2 if config.diffusion.complementary else 1
     train = _blend(
-        data, data.train, "train", -(-train_samples // per_sample), tokenizer, folder, is_builder
+        data, data.train, "train", -(-train_samples // per_sample), tokenizer, folder, thorough
     )
     valid = None
     if data.valid and valid_samples:
-        valid = _blend(
-            config.data, data.valid, "valid", valid_samples, tokenizer, folder, is_builder
-        )
-    blends = [blend for blend in (train, valid) if blend is not None]
-    missing = [index for index in _indices(blends) if not index.is_built]
+        valid = _blend(config.data, data.valid, "valid", valid_samples, tokenizer, folder, thorough)
+    return Blends(data, folder, train, valid)
+
+
+def check_may_build(config: RunConfig, missing: int, folder: Path, num_ranks: int) -> None:
+    """Refuse a large job that would have to build its own indices.
+
+    Raises:
+        ConfigError: so many are missing.
+    """
     if missing and num_ranks > MAX_BUILDING_RANKS and not config.data.build_index_in_job:
         raise ConfigError(
-            f"{len(missing)} indices of the data are missing in {folder}, and {num_ranks} processes "
+            f"{missing} indices of the data are missing in {folder}, and {num_ranks} processes "
             f"would wait for one to build them; run `megatron-dream build-index --config FILE.yaml` "
             f"with this run's configuration first, or set data.build_index_in_job: true."
         )
-    if is_builder:
-        _build(missing, folder, report)
-    if barrier is not None:
-        barrier()
-    for index in _indices(blends):
-        index.check(with_content=is_checker, wait_seconds=wait_seconds)
-    if barrier is not None:
-        barrier()
+
+
+def streams_of(
+    config: RunConfig, tokenizer: Tokenizer, stage: str, blends: Blends
+) -> tuple[NoisedStream, NoisedStream | None, str]:
+    """Training stream, validation stream or None, and the index hash; indices must be built."""
+    data, valid = blends.data, blends.valid
     return (
-        _stream(config, data, train, tokenizer, stage, "train"),
+        _stream(config, data, blends.train, tokenizer, stage, "train"),
         None if valid is None else _stream(config, config.data, valid, tokenizer, stage, "valid"),
-        _index_hash(config, data, train),
+        _index_hash(config, data, blends.train),
     )
 
 
@@ -143,14 +202,6 @@ def _blend(
         sources.append(rows)
     order = BlendOrder([source.weight for source in configured], size, folder)
     return BlendRows(sources, order, ids.bos_id if data.bos_per_sample else None)
-
-
-def _indices(blends: Sequence[BlendRows]) -> list[SourceRows | BlendOrder]:
-    """Everything that is built beforehand, in order."""
-    indices: list[SourceRows | BlendOrder] = []
-    for blend in blends:
-        indices += [*blend.sources, blend.order]
-    return indices
 
 
 def _build(

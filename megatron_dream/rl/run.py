@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..config.layout import Layout
 from ..config.schema import RunConfig
 from ..config.validate import validate
 from ..errors import ConfigError, DataError
@@ -18,12 +19,12 @@ from .loop import RlLoop
 from .problems import RlProblem, read_problems
 
 
-def rl(config: RunConfig, dry_run: int | None = None) -> int:
+def rl(config: RunConfig, try_steps: int | None = None) -> int:
     """Train to ``training.train_steps``, from the run folder's last checkpoint if there is one.
 
     Args:
         config: the run; presets may still be unresolved.
-        dry_run: stop after this many steps; nothing is written into the run folder.
+        try_steps: stop after this many steps; nothing is written into the run folder.
 
     Returns:
         Exit code 0.
@@ -31,20 +32,20 @@ def rl(config: RunConfig, dry_run: int | None = None) -> int:
     Raises:
         UserError: anything that a person can mend, on every process alike.
     """
-    loop = open_loop(config, dry_run=dry_run is not None)
+    loop = open_loop(config, is_trial=try_steps is not None)
     try:
-        loop.train(stop_after=dry_run)
+        loop.train(stop_after=try_steps)
     finally:
         loop.close()
     return 0
 
 
-def open_loop(config: RunConfig, *, dry_run: bool = False) -> RlLoop:
+def open_loop(config: RunConfig, *, is_trial: bool = False) -> RlLoop:
     """Everything that a run holds, before its first step.
 
     Args:
         config: the run; presets may still be unresolved.
-        dry_run: nothing is written into the run folder.
+        is_trial: nothing is written into the run folder.
 
     Raises:
         UserError: anything that a person can mend, on every process alike.
@@ -53,11 +54,7 @@ def open_loop(config: RunConfig, *, dry_run: bool = False) -> RlLoop:
     complete(config)
     stage = config.rl
     tokenizer, layout, ranks = prepare(config, "rl")
-    if stage.ratio == "sequence" and stage.prompts_per_step % layout.dp:
-        raise ConfigError(
-            f"rl.ratio: sequence needs both masks of a response on one rank; make rl.prompts_per_step "
-            f"{stage.prompts_per_step} a multiple of DP {layout.dp}"
-        )
+    check_rl_layout(config, layout)
     problems, words = asked_of(stage.problems, config, tokenizer)
     valid, _ = asked_of(stage.valid, config, tokenizer)
     engine = build_engine(
@@ -68,11 +65,25 @@ def open_loop(config: RunConfig, *, dry_run: bool = False) -> RlLoop:
         ranks,
         index_hash=_hash_of(problems),
         variable_lengths=True,
-        dry_run=dry_run,
+        is_trial=is_trial,
     )
     engine.metadata.trained["training data"] = words
     engine.log.say(words)
     return RlLoop(config, layout, ranks, engine, tokenizer, problems, valid)
+
+
+def check_rl_layout(config: RunConfig, layout: Layout) -> None:
+    """Refuse what the stage cannot compute on a layout.
+
+    Raises:
+        ConfigError: names the field to change.
+    """
+    stage = config.rl
+    if stage.ratio == "sequence" and stage.prompts_per_step % layout.dp:
+        raise ConfigError(
+            f"rl.ratio: sequence needs both masks of a response on one rank; make rl.prompts_per_step "
+            f"{stage.prompts_per_step} a multiple of DP {layout.dp}"
+        )
 
 
 def complete(config: RunConfig) -> None:

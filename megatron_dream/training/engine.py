@@ -6,7 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from .. import parallel
+from .. import device, parallel
+from ..checkpoint.host_memory import check_saves
 from ..checkpoint.load import load_training_state, load_weights
 from ..checkpoint.metadata import LATEST, CheckpointMetadata, read_metadata, resolve_checkpoint
 from ..checkpoint.save import CheckpointWriter
@@ -23,6 +24,7 @@ from ..model.specs import resolve_layer_spec
 from ..parallel import Ranks
 from ..tokenizer.base import Tokenizer
 from ..tokenizer.load import load_tokenizer
+from .determinism import set_determinism
 from .features import check_features
 from .identity import check_initial_weights, check_resume, resolve_vocabulary, run_metadata
 from .log import RunLog
@@ -39,7 +41,7 @@ class Engine:
         optimizer: megatron-core's.
         scheduler: of its rate.
         metadata: of the next checkpoint; a resumed run's step and place in the data.
-        writer: of checkpoints; None in a dry run.
+        writer: of checkpoints; None in a trial.
         log: of the run.
     """
 
@@ -64,6 +66,7 @@ def prepare(config: RunConfig, stage: str) -> tuple[Tokenizer, Layout, Ranks]:
     config.model.layer_spec = resolve_layer_spec(config.model)
     check_features(config)
     layout = resolve_layout(config, parallel.launched_world_size(), stage)
+    set_determinism(config.training)
     return tokenizer, layout, parallel.start(config.parallel, seed=config.training.seed)
 
 
@@ -76,7 +79,7 @@ def build_engine(
     *,
     index_hash: str,
     variable_lengths: bool,
-    dry_run: bool,
+    is_trial: bool,
 ) -> Engine:
     """Model, optimizer and schedule, new, from ``checkpoint.init_from``, or from the run's last checkpoint.
 
@@ -88,7 +91,7 @@ def build_engine(
         ranks: this process's place.
         index_hash: of the data and its order; a run does not go on with another.
         variable_lengths: micro-batches differ in width.
-        dry_run: nothing is written.
+        is_trial: nothing is written.
 
     Raises:
         CheckpointError: what there is cannot be used.
@@ -115,13 +118,22 @@ def build_engine(
         config.checkpoint.optimizer_format, wrapped, ranks
     )
     metadata.has_optimizer = True
+    if not is_trial:
+        check_saves(
+            wrapped,
+            optimizer,
+            ranks,
+            metadata.optimizer_format,
+            pins=device.device_type() == "cuda",
+            limit_gb=config.checkpoint.host_memory_gb,
+        )
     if saved is not None:
         metadata = _resume(checkpoints, wrapped, optimizer, scheduler, metadata, ranks)
-    if ranks.rank == 0 and not dry_run:
+    if ranks.rank == 0 and not is_trial:
         folder.mkdir(parents=True, exist_ok=True)
         save_resolved(config, folder / "config.yaml")
     log = RunLog(
-        None if dry_run else folder,
+        None if is_trial else folder,
         config.logging,
         config.training.train_steps,
         enabled=ranks.reports,
@@ -131,9 +143,10 @@ def build_engine(
         checkpoints,
         ranks,
         keep_last=config.checkpoint.keep_last,
+        keep_every=config.checkpoint.keep_every,
         asynchronous=config.checkpoint.async_save,
     )
-    return Engine(wrapped, optimizer, scheduler, metadata, None if dry_run else writer, log)
+    return Engine(wrapped, optimizer, scheduler, metadata, None if is_trial else writer, log)
 
 
 def last_checkpoint(config: RunConfig) -> CheckpointMetadata | None:

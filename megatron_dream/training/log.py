@@ -49,7 +49,7 @@ class RunLog:
     """Writes a run's log on the process that speaks, and nothing on the others.
 
     Args:
-        folder: of the run; None: only a person is told, nothing is written (a dry run).
+        folder: of the run; None: only a person is told, nothing is written (a trial).
         config: intervals and sinks.
         total_steps: for the time left.
         enabled: whether this process speaks.

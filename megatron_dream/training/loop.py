@@ -19,6 +19,7 @@ from ..config.schema import RunConfig
 from ..data.stream import Stream
 from ..errors import DataError
 from ..parallel import Ranks
+from .background_export import BackgroundExports
 from .batches import micro_batch_iterators
 from .engine import Engine
 from .metrics import StepReport
@@ -28,6 +29,7 @@ from .step import StepRunner
 from .throughput import flops_per_token, peak_flops
 from .validation import validate
 
+_EXPORT_POLL_SECONDS = 5.0
 MAX_BAD_STEPS = 5  # consecutive updates whose gradient was not finite
 
 
@@ -57,6 +59,8 @@ class Loop:
         self._started = time.monotonic()
         self._first_step = self.step
         self._metrics: dict[str, Any] = dict(self.metadata.trained.get("metrics") or {})
+        self._export_faults: list[str] = []
+        self._exports = self._background_exports()
 
     def train(self, stop_after: int | None = None) -> None:
         """Run to ``train_steps``, or for ``stop_after`` steps."""
@@ -77,6 +81,8 @@ class Loop:
             self._one_step()
             if self.writer is not None:
                 self.writer.finish()
+            if self._exports is not None:
+                self._exports.tend()
             if training.eval_interval and self.step % training.eval_interval == 0:
                 self._validate()
             if self._is_time_to_save():
@@ -87,6 +93,7 @@ class Loop:
             self._save()
         if self.writer is not None:
             self.writer.finish(wait=True)
+        self._finish_exports()
         self.log.event("end", self.step)
 
     def close(self) -> None:
@@ -136,6 +143,7 @@ class Loop:
 
     def _save(self) -> None:
         assert self.writer is not None
+        self._tell_of_exports()
         metadata = dataclasses.replace(
             self.metadata,
             step=self.step,
@@ -154,20 +162,45 @@ class Loop:
         self._saved_step = self.step
         self.log.event("checkpoint", self.step, name=name)
         interval = self.config.checkpoint.export_interval
-        if interval and self.step % interval == 0:
-            self._export(name)
+        if self._exports is not None and self.step % interval == 0:
+            self._exports.ask(name)
 
-    def _export(self, name: str) -> None:
-        """Write the step's Hugging Face folder from its finished checkpoint."""
-        assert self.writer is not None
-        self.writer.finish(wait=True)
-        if self.ranks.rank == 0:
-            from ..hf import export_hf
+    def _background_exports(self) -> BackgroundExports | None:
+        """On rank 0 of a run that exports; one that was stopped before its export makes up for it."""
+        checkpoint = self.config.checkpoint
+        if self.writer is None or self.ranks.rank != 0 or not checkpoint.export_interval:
+            return None
+        exports = BackgroundExports(
+            checkpoint.run_folder, str(self.config.tokenizer.path), self._export_faults.append
+        )
+        self.writer.is_read = exports.names
+        exports.clean()
+        name = step_folder(self.step)
+        is_due = self.step and self.step % checkpoint.export_interval == 0
+        if is_due and not (exports.folder / name).exists():
+            exports.ask(name)
+        return exports
 
-            target = Path(self.config.checkpoint.run_folder) / "exports" / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            export_hf(self.writer.folder / name, target, tokenizer=self.config.tokenizer.path)
-        parallel.barrier()
+    def _finish_exports(self) -> None:
+        """Wait for the last ones; no rank is longer in one collective than a process group allows."""
+        if self.writer is None or not self.config.checkpoint.export_interval:
+            return
+        while not parallel.broadcast_object(
+            self._exports is None or self._exports.tend(_EXPORT_POLL_SECONDS)
+        ):
+            continue
+        self._tell_of_exports()
+        self.writer.remove_old()
+
+    def _tell_of_exports(self) -> None:
+        """Log what failed beside the training; rank 0 knows, and another may be the one that logs."""
+        if not self.config.checkpoint.export_interval:
+            return
+        faults: Any = parallel.broadcast_object(self._export_faults)
+        for message in faults:
+            self.log.event("fault", self.step, message=message)
+            self.log.say(message)
+        self._export_faults.clear()
 
 
 class TrainingLoop(Loop):

@@ -23,23 +23,23 @@ from .engine import build_engine, data_position, last_checkpoint, prepare
 from .loop import TrainingLoop
 
 
-def pretrain(config: RunConfig, dry_run: int | None = None) -> int:
+def pretrain(config: RunConfig, try_steps: int | None = None) -> int:
     """Train on rows of text; see ``train``."""
-    return train(config, "pretrain", dry_run)
+    return train(config, "pretrain", try_steps)
 
 
-def sft(config: RunConfig, dry_run: int | None = None) -> int:
+def sft(config: RunConfig, try_steps: int | None = None) -> int:
     """Train on prompts and answers, or on texts to infill; see ``train``."""
-    return train(config, "sft", dry_run)
+    return train(config, "sft", try_steps)
 
 
-def train(config: RunConfig, stage: str, dry_run: int | None = None) -> int:
+def train(config: RunConfig, stage: str, try_steps: int | None = None) -> int:
     """Train to ``training.train_steps``, from the run folder's last checkpoint if there is one.
 
     Args:
         config: the run; presets may still be unresolved.
         stage: what it trains on; part of the noise's key.
-        dry_run: stop after this many steps; nothing is written into the run folder.
+        try_steps: stop after this many steps; nothing is written into the run folder.
 
     Returns:
         Exit code 0.
@@ -48,9 +48,9 @@ def train(config: RunConfig, stage: str, dry_run: int | None = None) -> int:
         UserError: anything that a person can mend, on every process alike.
     """
     tokenizer, layout, ranks = prepare(config, stage)
-    loop = _build(config, stage, tokenizer, layout, ranks, dry_run)
+    loop = _build(config, stage, tokenizer, layout, ranks, try_steps is not None)
     try:
-        loop.train(stop_after=dry_run)
+        loop.train(stop_after=try_steps)
     finally:
         loop.close()
     return 0
@@ -71,7 +71,7 @@ def build_index(config: RunConfig, token_budget: str | None = None) -> int:
     """
     validate(config)
     tokenizer = load_tokenizer(config.tokenizer.path)  # type: ignore[arg-type]
-    samples = _planned_ordinals(config, None)
+    samples = planned_ordinals(config, None)
     if token_budget is not None:
         try:
             samples = -(-parse_tokens(token_budget) // config.data.sequence_length)
@@ -95,9 +95,9 @@ def _build(
     tokenizer: Tokenizer,
     layout: Layout,
     ranks: Ranks,
-    dry_run: int | None,
+    is_trial: bool,
 ) -> TrainingLoop:
-    planned = _planned_ordinals(config, last_checkpoint(config))
+    planned = planned_ordinals(config, last_checkpoint(config))
     train_stream, valid_stream, index_hash = _streams(config, stage, tokenizer, ranks, planned)
     engine = build_engine(
         config,
@@ -107,7 +107,7 @@ def _build(
         ranks,
         index_hash=index_hash,
         variable_lengths=not train_stream.has_one_width,
-        dry_run=dry_run is not None,
+        is_trial=is_trial,
     )
     engine.log.say(f"Training data: {engine.metadata.trained['training data']}")
     return TrainingLoop(
@@ -136,7 +136,7 @@ def _streams(
     return build_streams(config, tokenizer, stage=stage, num_ranks=ranks.world_size, **common)
 
 
-def _planned_ordinals(config: RunConfig, saved: CheckpointMetadata | None) -> int:
+def planned_ordinals(config: RunConfig, saved: CheckpointMetadata | None) -> int:
     """How many ordinals the run has passed at its end.
 
     Consumed ones are counted as they were: the global batch may be another since.

@@ -123,7 +123,7 @@ def main() -> int:
     config.rl.prompts_per_step = options.prompts
     config.training.micro_batch_size = 2 * config.rl.group_size
     config.checkpoint.run_folder = "work/rl_demo/runs/variance"
-    loop = open_loop(config, dry_run=True)
+    loop = open_loop(config, is_trial=True)
     asked = [loop.problems[number] for number in loop._numbers()]
     samples = loop.asking.ask(asked, range(len(asked)), step_seed(0, 0), Clock())
     groups, facts = loop._groups(samples)

@@ -36,6 +36,12 @@ CHECKS: dict[str, list[str]] = {
         *PYTEST, "tests/parallel/test_resume.py", "tests/system/test_pretrain.py",
         "-m", "not acceptance",
     ],
+    "rehearsal: 8, 96 and 1,024 GPUs, wrong submissions": [
+        sys.executable, "tests/acceptance/rehearsal.py",
+    ],
+    "rehearsal: what it says is what jobs hold and write": [
+        *PYTEST, "tests/parallel/test_rehearsal.py", "tests/unit/rehearsal",
+    ],
     "kill -9 at twenty moments of a save": [
         *PYTEST, "tests/system/test_pretrain.py", "-m", "acceptance",
     ],
@@ -100,6 +106,7 @@ CHECKS: dict[str, list[str]] = {
     "benchmark: a blend's index": [sys.executable, "benchmarks/blend_index.py"],
     "benchmark: loader": [sys.executable, "benchmarks/loader.py"],
     "benchmark: CART": [sys.executable, "benchmarks/cart.py"],
+    "benchmark: checkpoints against dd": [sys.executable, "benchmarks/checkpoints.py"],
     "benchmark: training against transformers": [sys.executable, "benchmarks/training.py"],
 }  # fmt: skip
 

@@ -80,13 +80,38 @@ def test_dp_reshardable_changes_only_the_data_parallel_size(
     assert "TP 2 PP 1" in sentence and "megatron-dream reshard" in sentence
 
 
+OVERLAPPED = {"overlap_grad_reduce": True, "bucket_size": 5000}
+
+
+def test_shards_load_into_other_buckets(pool: WorkerPool, tmp_path: Path) -> None:
+    """Buckets follow overlap, bucket size and, by default, the number of ranks; shards load all the same.
+
+    Tied tables have a bucket of their own on both stages.
+    """
+    pipeline = {"pipeline_model_parallel_size": 2}
+    model = {"tie_word_embeddings": True}
+    case = Case(parallel={**pipeline, **OVERLAPPED}, model=model, steps=STEPS)
+    expected = pool.run(
+        save_then_continue, 4, case=case, folder=str(tmp_path), before=2, after=2,
+        optimizer_format="dp_reshardable",
+    )[0]  # fmt: skip
+    for world_size, changed in ((2, {}), (4, {}), (4, {**OVERLAPPED, "bucket_size": 9000})):
+        case = Case(parallel={**pipeline, **changed}, model=model, steps=STEPS)
+        found = pool.run(resume, world_size, case=case, folder=str(tmp_path), after=2)
+        assert found[0] == pytest.approx(expected, rel=1e-5)
+    other = Case(parallel=pipeline, model={**model, "ffn_hidden_size": 64}, steps=STEPS)
+    sentence = pool.run(load_error, 2, case=other, folder=str(tmp_path))[0]
+    assert "are of another model" in sentence
+
+
 def test_reshard_makes_it_loadable_elsewhere(pool: WorkerPool, tmp_path: Path) -> None:
+    """A run whose gradients were reduced in buckets; the one that reshards has one bucket."""
     from megatron_dream.training.reshard import reshard
 
-    case = Case(parallel={"tensor_model_parallel_size": 2}, steps=STEPS)
+    case = Case(parallel={"tensor_model_parallel_size": 2, **OVERLAPPED}, steps=STEPS)
     expected = pool.run(
         save_then_continue,
-        2,
+        4,
         case=case,
         folder=str(tmp_path / "run"),
         before=2,

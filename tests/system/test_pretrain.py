@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -127,10 +128,10 @@ def test_resume_refuses_other_data_and_tokenizer(
     assert "diffusion.t_min is 0.001 there and 0.01 here" in refused
 
 
-def test_dry_run_writes_nothing_into_the_run_folder(
+def test_a_trial_writes_nothing_into_the_run_folder(
     config_file: Path, tmp_path: Path, run_command: Command
 ) -> None:
-    shown = run_command("pretrain", "--config", str(config_file), "--dry-run", "2").stderr
+    shown = run_command("pretrain", "--config", str(config_file), "--try-steps", "2").stderr
     assert "world size 1" in shown
     assert not (tmp_path / "run").exists()
 
@@ -179,6 +180,55 @@ def test_exports_come_without_a_save_interval(
     assert list(folder.glob("*.safetensors"))
     assert_card_is_of_the_run(folder, tmp_path / "run", token_data)
     assert_tokenizer_is_of_the_run(folder, token_data)
+
+
+def test_a_failed_export_is_a_fault_and_not_the_end(
+    config_file: Path, tmp_path: Path, run_command: Command
+) -> None:
+    """Something else lies where the export would go; the run says so, and ends well."""
+    target = tmp_path / "run" / "exports" / "step_00000002"
+    target.mkdir(parents=True)
+    (target / "mine").write_text("not an export")
+    run_command(
+        "pretrain", "--config", str(config_file), "--training.train_steps", "5",
+        "--checkpoint.save_interval", "1", "--checkpoint.export_interval", "2",
+        "--checkpoint.keep_last", "1", "--checkpoint.keep_every", "3",
+    )  # fmt: skip
+    faults = [e["message"] for e in log_of(tmp_path / "run") if e["event"] == "fault"]
+    assert any(
+        "export of step_00000002 failed" in f and "is no earlier export" in f for f in faults
+    )
+    assert (target / "mine").read_text() == "not an export"
+    assert "exists and is no earlier export" in target.with_name(f"{target.name}.log").read_text()
+    assert (target.parent / "step_00000004" / "config.json").is_file()
+    kept = {path.name for path in (tmp_path / "run" / "checkpoints").glob("step_*")}
+    assert kept == {"step_00000003", "step_00000005"}
+
+
+def test_saves_that_cannot_fit_are_refused_before_the_first_step(
+    config_file: Path, tmp_path: Path, run_command: Command
+) -> None:
+    words = ["pretrain", "--config", str(config_file), "--checkpoint.host_memory_gb", "0.001"]
+    refused = run_command(*words, code=2).stderr
+    assert "checkpoint.optimizer_format fully_reshardable, which gathers" in refused
+    assert "set it to dp_reshardable" in refused and not (tmp_path / "run" / "log.jsonl").exists()
+
+
+def test_a_deterministic_run_resumes_bit_equal(
+    config_file: Path, tmp_path: Path, run_command: Command
+) -> None:
+    words = ["pretrain", "--config", str(config_file), "--training.train_steps", "4"]
+    words += ["--training.deterministic", "true", "--checkpoint.save_interval", "2"]
+    words += ["--checkpoint.run_folder"]
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    run_command(*words, str(straight))
+    shutil.copytree(straight, resumed)
+    (resumed / "checkpoints" / "latest").write_text("step_00000002\n")
+    shutil.rmtree(resumed / "checkpoints" / "step_00000004")
+    run_command(*words, str(resumed))
+    assert_equal_checkpoints(straight, resumed)
+    refused = run_command(*words, str(resumed), "--model.hidden_dropout", "0.1", code=2).stderr
+    assert "dropout's random state is not saved" in refused
 
 
 def assert_card_is_of_the_run(folder: Path, run: Path, token_data: Path) -> None:
@@ -259,7 +309,7 @@ def test_an_index_built_beforehand_is_the_one_that_the_run_uses(
     assert files and built.stdout.splitlines()[-1].rpartition("index ")[2]
     refused = run_command("build-index", *words, "--token-budget", "many", code=2)
     assert "--token-budget must be" in refused.stderr
-    run_command("pretrain", *words, "--training.train_steps", "1", "--dry-run", "1")
+    run_command("pretrain", *words, "--training.train_steps", "1", "--try-steps", "1")
     after = {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()}
     assert all(after[path] == stamp for path, stamp in files.items())
 

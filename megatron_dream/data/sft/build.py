@@ -31,6 +31,7 @@ class Built:
 
     stream: SftStream | InfillStream
     blend: BlendOrder
+    sizes: list[int]  # samples of each source
     identities: Callable[[], list[dict[str, Any]]]
 
 
@@ -66,28 +67,65 @@ def build_sft_streams(
         DataError: files that are missing, broken, of another tokenizer or kind, or samples that are
             longer than a row.
     """
-    data = dataclasses.replace(
-        config.data, seed=stream_seed(config.data.seed, config.data.new_stream)
+    built = open_sft_sources(
+        config, tokenizer, stage, train_samples, valid_samples, thorough=is_checker
     )
-    folder = Path(data.cache_folder or default_cache_folder(data.train[0].prefix))
-    task = _answers if config.sft.task == "answer" else _texts
-    make = partial(task, config, tokenizer, stage=stage, folder=folder, thorough=is_checker)
-    train = make(data, config.diffusion, data.train, split="train", ordinals=train_samples)
-    built = [train]
-    if config.data.valid and valid_samples:
-        # Validation is that of stream 0, so that its losses compare; a mask without its complement.
-        diffusion = dataclasses.replace(config.diffusion, complementary=False)
-        sources = config.data.valid
-        built.append(make(config.data, diffusion, sources, split="valid", ordinals=valid_samples))
     for one in built:
         if is_builder and not one.blend.is_built:
-            make_cache_folder(folder)
+            make_cache_folder(cache_folder(config))
             one.blend.build()
     if barrier is not None:
         barrier()
     for one in built:
         one.blend.check(with_content=is_checker, wait_seconds=wait_seconds)
-    return train.stream, built[1].stream if built[1:] else None, _index_hash(config, data, train)
+    return sft_streams_of(config, built)
+
+
+def cache_folder(config: RunConfig) -> Path:
+    """Where a blend's table lies."""
+    return Path(config.data.cache_folder or default_cache_folder(config.data.train[0].prefix))
+
+
+def open_sft_sources(
+    config: RunConfig,
+    tokenizer: Tokenizer,
+    stage: str,
+    train_samples: int,
+    valid_samples: int,
+    *,
+    thorough: bool,
+) -> list[Built]:
+    """Open and check a run's samples, training first, and build nothing.
+
+    Raises:
+        DataError: as ``build_sft_streams``.
+    """
+    data = _data_of(config)
+    task = _answers if config.sft.task == "answer" else _texts
+    folder = cache_folder(config)
+    make = partial(task, config, tokenizer, stage=stage, folder=folder, thorough=thorough)
+    built = [make(data, config.diffusion, data.train, split="train", ordinals=train_samples)]
+    if config.data.valid and valid_samples:
+        # Validation is that of stream 0, so that its losses compare; a mask without its complement.
+        diffusion = dataclasses.replace(config.diffusion, complementary=False)
+        sources = config.data.valid
+        built.append(make(config.data, diffusion, sources, split="valid", ordinals=valid_samples))
+    return built
+
+
+def sft_streams_of(
+    config: RunConfig, built: list[Built]
+) -> tuple[SftStream | InfillStream, SftStream | InfillStream | None, str]:
+    """Training stream, validation stream or None, and the index hash; tables must be built."""
+    valid = built[1].stream if built[1:] else None
+    return built[0].stream, valid, _index_hash(config, _data_of(config), built[0])
+
+
+def _data_of(config: RunConfig) -> DataConfig:
+    """The section with the seed of the present stream."""
+    return dataclasses.replace(
+        config.data, seed=stream_seed(config.data.seed, config.data.new_stream)
+    )
 
 
 def _answers(
@@ -134,7 +172,7 @@ def _answers(
         key, length_of = stream.noise.key, partial(_total, sources)
         by_length = LengthOrder(order, length_of, sft.length_group_size, key)
         stream.samples = BlendSamples(sources, by_length)
-    return Built(stream, blend, lambda: [source.identity() for source in sources])
+    return Built(stream, blend, order.sizes, lambda: [source.identity() for source in sources])
 
 
 def _texts(
@@ -167,7 +205,7 @@ def _texts(
         stage=stage,
         split=split,
     )
-    return Built(stream, blend, lambda: [source.identity() for source in sources])
+    return Built(stream, blend, order.sizes, lambda: [source.identity() for source in sources])
 
 
 def _total(sources: list[AnswerFiles], member: tuple[int, int]) -> int:

@@ -1,0 +1,132 @@
+"""Hugging Face folders of a run's checkpoints, written by a process beside the training.
+
+Rank 0 starts one at a time; no rank waits. It reads a finished checkpoint, which stays until then, and its
+failure is a line in the log, not the run's end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ..checkpoint.metadata import FILE_NAME
+from ..data.signals import ignore_run_signals
+from ..errors import UserError
+
+_LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_NICENESS = 10
+_PARENT_DEATH_SIGNAL = 1  # prctl's PR_SET_PDEATHSIG
+
+
+class BackgroundExports:
+    """Exports of one run, one after another.
+
+    Args:
+        run_folder: of the run; folders go to its ``exports``.
+        tokenizer: the run's.
+        report: is told what went wrong.
+    """
+
+    def __init__(
+        self, run_folder: Path | str, tokenizer: str, report: Callable[[str], object]
+    ) -> None:
+        self.checkpoints = Path(run_folder) / "checkpoints"
+        self.folder = Path(run_folder) / "exports"
+        self.tokenizer, self.report = tokenizer, report
+        self._waiting: str | None = None
+        self._running: tuple[str, subprocess.Popen[bytes]] | None = None
+
+    def names(self) -> set[str]:
+        """Checkpoints that are read, or will be."""
+        running = {self._running[0]} if self._running else set()
+        return running | ({self._waiting} if self._waiting else set())
+
+    def ask(self, name: str) -> None:
+        """Export the checkpoint ``name`` once it is complete; one that still waits gives way to it."""
+        if self._waiting is not None and self._waiting != name:
+            self.report(
+                f"{self._waiting} is not exported: {name} came while an export was running; raise "
+                f"checkpoint.export_interval",
+            )
+        self._waiting = name
+        self.tend()
+
+    def tend(self, seconds: float = 0.0) -> bool:
+        """See to an export that has ended, begin the next one.
+
+        Args:
+            seconds: to wait for one that is running.
+
+        Returns:
+            Whether nothing is running.
+        """
+        if self._running is not None:
+            name, process = self._running
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(seconds)
+            if process.returncode is None:
+                return False
+            self._running = None
+            self._conclude(name, process.returncode)
+        if self._waiting and (self.checkpoints / self._waiting / FILE_NAME).is_file():
+            self._begin()
+        return self._running is None
+
+    def clean(self) -> None:
+        """Remove what a killed export left; at the start of a run."""
+        for left in self.folder.glob(".step_*.tmp"):
+            shutil.rmtree(left, ignore_errors=True)
+
+    def _begin(self) -> None:
+        assert self._waiting is not None
+        name, self._waiting = self._waiting, None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        environment = {k: v for k, v in os.environ.items() if k not in _LAUNCHER}
+        environment.update(
+            MEGATRON_DREAM_DEVICE="cpu", CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1"
+        )
+        paths = (self.checkpoints / name, self.folder / name, self.tokenizer)
+        command = [sys.executable, "-m", __name__, *map(str, paths)]
+        with open(self._log_of(name), "wb") as log:
+            process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        self._running = (name, process)
+
+    def _conclude(self, name: str, code: int) -> None:
+        log = self._log_of(name)
+        if code == 0:
+            log.unlink(missing_ok=True)
+            return
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        why = lines[-1] if lines else f"exit code {code}"
+        self.report(f"export of {name} failed ({why}); all it wrote is in {log}")
+
+    def _log_of(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+
+def _export(checkpoint: str, target: str, tokenizer: str) -> int:
+    """The process of one export; it ends with the run."""
+    ignore_run_signals()
+    ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    os.nice(_NICENESS)
+    from ..hf import export_hf
+
+    try:
+        export_hf(checkpoint, target, tokenizer=tokenizer)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_export(*sys.argv[1:]))

@@ -1,0 +1,90 @@
+"""Exports beside the training: one at a time, of finished checkpoints, which stay until then."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megatron_dream.checkpoint.metadata import FILE_NAME
+from megatron_dream.checkpoint.save import _remove_old, step_folder
+from megatron_dream.training import background_export
+from megatron_dream.training.background_export import BackgroundExports
+
+
+class Child:
+    """An export that ends when it is told."""
+
+    def __init__(self, command: list[str], log: Any) -> None:
+        self.checkpoint, self.target = Path(command[3]), Path(command[4])
+        self.returncode: int | None = None
+        self._log = log
+
+    def end(self, code: int = 0, words: str = "") -> None:
+        if words:
+            Path(self._log.name).write_text(words)
+        self.returncode = code
+
+    def wait(self, seconds: float) -> None:
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired("export", seconds)
+
+
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch) -> list[Child]:
+    started: list[Child] = []
+
+    def start(command: list[str], *, env: dict[str, str], stdout: Any, **_: Any) -> Child:
+        assert "RANK" not in env and env["CUDA_VISIBLE_DEVICES"] == ""
+        started.append(Child(command, stdout))
+        return started[-1]
+
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(background_export.subprocess, "Popen", start)
+    return started
+
+
+def complete(folder: Path, *steps: int) -> None:
+    for step in steps:
+        (folder / step_folder(step)).mkdir(parents=True)
+        (folder / step_folder(step) / FILE_NAME).write_text("{}")
+
+
+def test_one_at_a_time_and_only_finished_ones(tmp_path: Path, children: list[Child]) -> None:
+    told: list[str] = []
+    exports = BackgroundExports(tmp_path, "t.model", told.append)
+    exports.ask(step_folder(2))
+    assert not children and exports.names() == {step_folder(2)}, "it is still being written"
+    complete(exports.checkpoints, 2, 4, 6)
+    assert exports.tend() is False and children[0].checkpoint.name == step_folder(2)
+    exports.ask(step_folder(4))
+    exports.ask(step_folder(6))
+    assert len(children) == 1 and "step_00000004 is not exported" in told[0]
+    assert exports.names() == {step_folder(2), step_folder(6)}
+    children[0].end()
+    assert exports.tend() is False and children[1].target == exports.folder / step_folder(6)
+    children[1].end(2, "warning\nerror: no room")
+    assert exports.tend(5.0) is True and exports.names() == set()
+    assert told[1].startswith("export of step_00000006 failed (error: no room)")
+    assert not (exports.folder / "step_00000002.log").exists()
+
+
+def test_what_is_read_or_kept_for_good_is_not_removed(tmp_path: Path) -> None:
+    complete(tmp_path, 10, 20, 30, 40, 50, 60)
+    (tmp_path / "latest").write_text(step_folder(60))
+    _remove_old(tmp_path, 2, 20, {step_folder(30)})
+    assert sorted(p.name for p in tmp_path.glob("step_*")) == [
+        step_folder(step) for step in (20, 30, 40, 50, 60)
+    ]
+    _remove_old(tmp_path, 2, 0, set())
+    assert sorted(p.name for p in tmp_path.glob("step_*")) == [step_folder(50), step_folder(60)]
+
+
+def test_leftovers_of_killed_exports_go(tmp_path: Path) -> None:
+    exports = BackgroundExports(tmp_path, "t.model", print)
+    (exports.folder / ".step_00000002.123.tmp").mkdir(parents=True)
+    (exports.folder / "step_00000001").mkdir()
+    exports.clean()
+    assert [path.name for path in exports.folder.iterdir()] == ["step_00000001"]
