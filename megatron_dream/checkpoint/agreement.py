@@ -40,8 +40,17 @@ def attempt(work: Callable[[], Any]) -> Outcome:
     try:
         return Outcome(work(), None)
     except Exception as error:
-        message = (str(error).splitlines() or ["no message"])[0]
-        return Outcome(None, f"{type(error).__name__}: {message}")
+        cause = _cause(error)
+        message = (str(cause).splitlines() or ["no message"])[0]
+        return Outcome(None, f"{type(cause).__name__}: {message}")
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The error of a file behind it, if there is one: torch's writer speaks of positions instead."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, OSError):
+        found = found.__cause__ or found.__context__
+    return found or error
 
 
 def first_fault(fault: str | None) -> str | None:

@@ -55,15 +55,23 @@ def _remembered() -> Iterator[list[str]]:
         return call
 
     with contextlib.ExitStack() as stack:
-        for owner, name in (
-            (TorchCommonSaveStrategy, "save_common"),
-            (FileSystemWriterAsync, "finish"),
-            (serialization, "save_config"),
+        for owner, name, write in (
+            (TorchCommonSaveStrategy, "save_common", _save_common),
+            (FileSystemWriterAsync, "finish", FileSystemWriterAsync.finish),
+            (serialization, "save_config", serialization.save_config),
         ):
-            original = getattr(owner, name)
-            setattr(owner, name, remembering(original))
-            stack.callback(setattr, owner, name, original)
+            stack.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, remembering(write))
         yield faults
+
+
+def _save_common(_: Any, state: dict[str, Any], folder: str) -> None:
+    """What megatron-core's does, through a stream: where torch opens the file, errors lose their number."""
+    from megatron.core.dist_checkpointing.strategies.common import COMMON_STATE_FNAME
+
+    if dist.get_rank() == 0:
+        with open(Path(folder) / COMMON_STATE_FNAME, "wb") as stream:
+            torch.save(state, stream)
 
 
 class PlannedSave:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import parallel
-from ..checkpoint.load import load_training_state, load_weights
 from ..checkpoint.choose import Choice, choose_checkpoint, tidy
+from ..checkpoint.load import load_training_state, load_weights
 from ..checkpoint.metadata import CheckpointMetadata, read_metadata, resolve_checkpoint
 from ..checkpoint.save import CheckpointWriter
 from ..checkpoint.state import choose_optimizer_format
