@@ -4,7 +4,7 @@
 
 The product knows nothing of this: the methods of its loop are wrapped here. PLAN.json:
 
-    nan          [[ordinal, rank], ...]           NaN into that rank's gradients, in the step that begins there
+    nan          [[ordinal, rank], ...]           NaN into that rank's gradients, in the step from there
     times        [[ordinal, rank, factor], ...]   those gradients times a factor
     loss         [[ordinal, value], ...]          the loss of that step, as the loop is told it
     without      [ordinal, ...]                   the update of that step is left out, by hand
@@ -64,6 +64,8 @@ def put_in(plan: dict[str, Any], rank: int) -> None:
         return engine
 
     run.build_engine = leaving_out
+    planned, num_left_out = run._planned_ordinals, sum(b - a for a, b in plan.get("left_out", []))
+    run._planned_ordinals = lambda *given: planned(*given) + num_left_out
 
 
 def main() -> int:
