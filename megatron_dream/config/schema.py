@@ -230,8 +230,8 @@ class FaultsConfig:
     loss_spike_factor: float = 3.0  # times the median; 0: spikes of the loss are let through
     loss_spike_rise: float = 0.5  # nats above the median that a spike is at least
     grad_norm_spike_factor: float = 10.0  # times the median; 0: spikes of the norm are let through
-    grad_norm_spike_floor: float = 1.0  # a smaller norm is no spike
-    patience: int = 8  # updates skipped in a row; one more goes back to a checkpoint
+    grad_norm_spike_floor: float = 10.0  # a smaller norm is no spike; clipping takes care of it
+    patience: int = 8  # updates skipped in a row; at one more the run goes back to a checkpoint
     max_skips_in_window: int = 16  # of spike_window updates; one more goes back
     rollback_extra_steps: int = 100  # steps of data before the first bad one that are left out too
     max_rollbacks: int = 3  # without getting past the place of trouble; one more stops the run

@@ -131,7 +131,7 @@ def test_spikes_are_skipped(alone: Alone, tmp_path: Path) -> None:
     steps = {e["step"]: e for e in events(tmp_path / "spiky") if e["event"] == "step"}
     assert [n for n, e in steps.items() if e["update"] == "skipped"] == [7, 9]
     assert steps[7]["lr"] == steps[6]["lr"] and steps[10]["skipped_updates"] == 2
-    assert kinds_of(tmp_path / "spiky") == ["spike", "spike"]
+    assert kinds_of(tmp_path / "spiky") == ["gradient_spike", "loss_spike"]
     off = ["--faults.loss_spike_factor", "0", "--faults.grad_norm_spike_factor", "0"]
     assert alone("off", spikes, *words, *off)[0] == 0
     assert kinds_of(tmp_path / "off") == []

@@ -7,6 +7,11 @@ it is to find, and the median absolute deviation is nearly 0 in a quiet stretch,
 everything a spike. Before the window is full there is no normal, and only numbers that are not finite
 are bad.
 
+Bad updates that go on say that not the data is at fault. Where the numbers are not finite, or the loss
+is a spike, the run goes back. Where the gradient's norm alone is one, as happens again and again in a
+run that has nearly learnt its data by heart, the updates (clipped as always) mend it by themselves:
+the norm's window begins anew, and they are applied.
+
 Everything that a decision depends on is in ``DetectorState``, which is saved with every checkpoint:
 a resumed run decides as one that never stopped.
 
@@ -24,6 +29,9 @@ from typing import Any
 
 from ...config.schema import FaultsConfig
 
+NOT_FINITE, LOSS_SPIKE, GRADIENT_SPIKE = "not_finite", "loss_spike", "gradient_spike"
+NEW_NORMAL = "new_normal"
+
 
 class Action(enum.Enum):
     """What to do with an update."""
@@ -35,11 +43,19 @@ class Action(enum.Enum):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run stood before an update: finished steps, samples consumed by them, updates seen."""
+    """Where a run stood before a bad update.
+
+    Attributes:
+        step: finished steps.
+        consumed: samples of those.
+        update: updates seen.
+        kind: what was bad.
+    """
 
     step: int
     consumed: int
     update: int = 0
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,7 +64,8 @@ class Verdict:
 
     Attributes:
         action: what to do.
-        kind: ``not_finite`` or ``spike``; empty where the update is good.
+        kind: ``not_finite``, ``loss_spike`` or ``gradient_spike``; ``new_normal`` for one of the last that
+            is applied; empty where the update is good.
         reason: half a sentence.
         since: to go back: the first bad update of those that led to it.
     """
@@ -127,19 +144,24 @@ class Detector:
             grad_norm: of all gradients, before clipping.
         """
         state = self.state
-        place = Place(step, consumed, state.updates)
+        kind, reason = self._fault(loss, grad_norm)
+        place = Place(step, consumed, state.updates, kind)
         state.updates += 1
         state.skipped = [p for p in state.skipped if p.update >= state.updates - self._window]
-        kind, reason = self._fault(loss, grad_norm)
         if not kind:
             self._applied(step, loss, grad_norm)
             return Verdict()
         state.skipped.append(place)
         state.in_row += 1
+        too_many = self._too_many()
+        if too_many and all(one.kind == GRADIENT_SPIKE for one in too_many):
+            state.skipped, state.grad_norms = [], []
+            self._applied(step, loss, grad_norm)
+            return Verdict(kind=NEW_NORMAL, reason=f"{reason}, as so many have been")
         state.skipped_total += 1
-        since = self._limit()
-        action = Action.SKIP if since is None else Action.GO_BACK
-        return Verdict(action, kind, reason, since)
+        if too_many:
+            return Verdict(Action.GO_BACK, kind, reason, too_many[0])
+        return Verdict(Action.SKIP, kind, reason)
 
     @property
     def _window(self) -> int:
@@ -158,30 +180,30 @@ class Detector:
         config, state = self.config, self.state
         for name, value in (("loss", loss), ("gradient's norm", grad_norm)):
             if not math.isfinite(value):
-                return "not_finite", f"the {name} is not finite"
+                return NOT_FINITE, f"the {name} is not finite"
         factor = config.loss_spike_factor if self.looks_at_loss else 0.0
         if factor and (middle := self._median(state.losses)) is not None:
             if loss > max(factor * middle, middle + config.loss_spike_rise):
-                return "spike", f"the loss {loss:.4g} is {_times(loss, middle)} its median"
+                return LOSS_SPIKE, f"the loss {loss:.4g} is {_times(loss, middle)} its median"
         factor = config.grad_norm_spike_factor
         if factor and (middle := self._median(state.grad_norms)) is not None:
             if grad_norm > max(factor * middle, config.grad_norm_spike_floor):
                 times = _times(grad_norm, middle)
-                return "spike", f"the gradient's norm {grad_norm:.4g} is {times} its median"
+                return GRADIENT_SPIKE, f"the gradient's norm {grad_norm:.4g} is {times} its median"
         return "", ""
 
     def _median(self, values: Sequence[float]) -> float | None:
         recent = values[-self._window :]
         return statistics.median(recent) if len(recent) == self._window else None
 
-    def _limit(self) -> Place | None:
-        """The first bad update, if there have been too many."""
+    def _too_many(self) -> list[Place]:
+        """The bad updates that exceed a limit, the first first; none where they do not."""
         state = self.state
         if state.in_row > self.config.patience:
-            return state.skipped[-min(state.in_row, len(state.skipped))]
+            return state.skipped[-state.in_row :]
         if len(state.skipped) > self.config.max_skips_in_window:
-            return state.skipped[0]
-        return None
+            return state.skipped
+        return []
 
 
 def gone_back(now: DetectorState, then: DetectorState, step: int, gone_to: int) -> DetectorState:

@@ -65,16 +65,18 @@ class UpdateGuard:
         """The verdict on an update; every process calls this and gets the same."""
         loss, grad_norm = agreed(loss, grad_norm)
         verdict = self._detector.decide(step, consumed, loss, grad_norm)
-        if verdict.action is not Action.APPLY:
+        if verdict.kind:
             self._tell(step + 1, verdict, loss, grad_norm)
         return verdict
 
     def _tell(self, step: int, verdict: Verdict, loss: float, grad_norm: float) -> None:
         state = self.state
-        message = (
-            f"step {step}: {verdict.reason}: update skipped ({state.in_row} in a row, "
-            f"{len(state.skipped)} of the last {self.config.spike_window})"
-        )
+        message = f"step {step}: {verdict.reason}: update "
+        if verdict.action is Action.APPLY:
+            message += "applied, and what is normal learnt anew"
+        else:
+            recent = f"{len(state.skipped)} of the last {self.config.spike_window}"
+            message += f"skipped ({state.in_row} in a row, {recent})"
         self._log.event(
             "fault", step, kind=verdict.kind, message=message, loss=loss, grad_norm=grad_norm
         )

@@ -19,7 +19,7 @@ from megatron_dream.training.faults.decision import (
     samples_to_skip,
 )
 
-CONFIG = FaultsConfig(spike_window=5, patience=2, max_skips_in_window=4)
+CONFIG = FaultsConfig(spike_window=5, patience=2, max_skips_in_window=4, grad_norm_spike_floor=1.0)
 BATCH = 8
 
 
@@ -55,7 +55,8 @@ def test_what_is_not_finite_is_skipped_from_the_first_step_on(bad, place):
     [(5.9, 9.9, False), (6.1, 1.0, True), (2.0, 10.1, True), (0.0, 0.0, False)],
 )
 def test_a_spike_is_more_than_a_factor_times_the_median(loss, norm, is_spike):
-    assert (full().decide(5, 40, loss, norm).kind == "spike") == is_spike
+    kind = full().decide(5, 40, loss, norm).kind
+    assert kind == (("loss_spike" if loss > 5 else "gradient_spike") if is_spike else "")
 
 
 def test_no_spike_before_the_window_is_full():
@@ -69,8 +70,8 @@ def test_small_numbers_are_no_spikes():
     judge = detector()
     feed(judge, [(0.001, 0.01)] * 5)
     assert judge.decide(5, 40, 0.1, 0.9).action is Action.APPLY
-    assert judge.decide(6, 48, 0.6, 0.01).kind == "spike"
-    assert judge.decide(7, 56, 0.1, 1.1).kind == "spike"
+    assert judge.decide(6, 48, 0.6, 0.01).kind == "loss_spike"
+    assert judge.decide(7, 56, 0.1, 1.1).kind == "gradient_spike"
 
 
 def test_off_is_off_and_a_negative_loss_is_none():
@@ -78,7 +79,7 @@ def test_off_is_off_and_a_negative_loss_is_none():
     assert judge.decide(5, 40, 1e9, 1e9).action is Action.APPLY
     judge = full(looks_at_loss=False)
     assert judge.decide(5, 40, 1e9, 1.0).action is Action.APPLY
-    assert judge.decide(6, 48, -1.0, 100.0).kind == "spike"
+    assert judge.decide(6, 48, -1.0, 100.0).kind == "gradient_spike"
 
 
 def test_a_skipped_update_does_not_move_the_median():
@@ -92,7 +93,29 @@ def test_patience_and_then_back():
     judge = full()
     verdicts = feed(judge, [(math.nan, 1.0)] * 3, first=5)
     assert [v.action for v in verdicts] == [Action.SKIP, Action.SKIP, Action.GO_BACK]
-    assert verdicts[-1].since == Place(5, 40, 5)
+    assert verdicts[-1].since == Place(5, 40, 5, "not_finite")
+
+
+def test_norms_that_stay_high_are_the_new_normal():
+    """The loss is as ever: skipping would go on for ever, and going back mends nothing."""
+    judge = full()
+    verdicts = feed(judge, [(2.0, 50.0)] * 12, first=5)
+    assert [v.action for v in verdicts] == [Action.SKIP] * 2 + [Action.APPLY] * 10
+    assert verdicts[2].kind == "new_normal" and {v.kind for v in verdicts[3:]} == {""}
+    assert judge.state.grad_norms == [50.0] * 5 and judge.state.skipped_total == 2
+    assert judge.decide(17, 136, 2.0, 501.0).kind == "gradient_spike"
+
+
+def test_a_loss_among_them_is_not():
+    judge = full()
+    verdicts = feed(judge, [(2.0, 50.0), (9.0, 50.0), (2.0, 50.0)], first=5)
+    assert verdicts[-1].action is Action.GO_BACK and verdicts[-1].since.step == 5
+
+
+def test_many_high_norms_in_a_window_are_the_new_normal():
+    judge = full(patience=9, max_skips_in_window=1)
+    verdicts = feed(judge, [(2.0, 50.0), (2.0, 1.0), (2.0, 50.0)], first=5)
+    assert verdicts[-1].kind == "new_normal" and verdicts[-1].action is Action.APPLY
 
 
 def test_too_many_in_the_window_although_none_in_a_row():
@@ -148,7 +171,7 @@ def test_a_resumed_run_decides_as_one_that_never_stopped(sequence, cut):
 
 def test_a_shorter_window_takes_the_last_of_a_longer_one():
     state = DetectorState(losses=[9.0] * 5 + [1.0] * 3, grad_norms=[1.0] * 8)
-    assert detector(state, spike_window=3).decide(8, 64, 4.0, 1.0).kind == "spike"
+    assert detector(state, spike_window=3).decide(8, 64, 4.0, 1.0).kind == "loss_spike"
 
 
 def test_which_checkpoint_to_go_back_to():
