@@ -149,12 +149,12 @@ def small_disk(folder: Path, megabytes: int) -> Any:
             subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
-def fill(folder: Path) -> Path:
-    """Take all room of a small disk but a little."""
-    ballast = folder / "ballast"
-    with open(ballast, "wb") as stream:
-        os.posix_fallocate(stream.fileno(), 0, shutil.disk_usage(folder).free - (1 << 16))
-    return ballast
+def fill(ballast: Path) -> None:
+    """Take all room of a small disk but a little; again what has become free since."""
+    with contextlib.suppress(OSError), open(ballast, "ab") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if (free := shutil.disk_usage(ballast.parent).free) > 1 << 17:
+            os.posix_fallocate(stream.fileno(), size, free - (1 << 16))
 
 
 def damage(checkpoints: Path, kind: str, draw: random.Random) -> str:
@@ -188,10 +188,10 @@ def put(job: Job, fault: Fault, draw: random.Random) -> dict[str, Any]:
     row: dict[str, Any] = {"kind": fault.kind, "step": fault.step, "rank": fault.rank}
     victim = job.processes[fault.rank]
     if fault.kind == "full_disk":
-        ballast = fill(checkpoints)
-        before = len(job.new_events())
+        ballast, before = checkpoints / "ballast", len(job.new_events())
 
         def is_missed() -> bool:
+            fill(ballast)  # also while a save is writing
             return any(e.get("kind") == "save_missed" for e in job.new_events()[before:])
 
         row["is_noticed"] = job.wait_for(is_missed)
