@@ -108,10 +108,7 @@ def choose_checkpoint(folder: Path, ranks: Ranks, order: Order = newest_first) -
     Raises:
         CheckpointError: there are some and none is whole.
     """
-    listed: object = None
-    if ranks.rank == 0:
-        listed = list(order(candidates(folder), read_latest(folder)))
-    ordered: list[Candidate] = parallel.broadcast_object(listed)  # type: ignore[assignment]
+    ordered = _ordered(folder, ranks, order)
     passed_over: list[tuple[str, str]] = []
     for one in ordered:
         fault = one.fault
@@ -126,6 +123,20 @@ def choose_checkpoint(folder: Path, ranks: Ranks, order: Order = newest_first) -
         f"{folder} has no checkpoint that can be used ({passed_over[0][1]}); bring one back from a copy, "
         f"or remove the folder to begin anew"
     )
+
+
+def _ordered(folder: Path, ranks: Ranks, order: Order) -> list[Candidate]:
+    """Rank 0's list of candidates, on every process."""
+    listed: object = None
+    if ranks.rank == 0:
+        try:
+            listed = list(order(candidates(folder), read_latest(folder)))
+        except OSError as error:
+            listed = f"{folder} cannot be read ({error}); mend the disk, then start the run again"
+    found = parallel.broadcast_object(listed)
+    if isinstance(found, str):
+        raise CheckpointError(found)
+    return found  # type: ignore[return-value]
 
 
 def check_files(folder: Path, metadata: CheckpointMetadata, ranks: Ranks) -> str | None:

@@ -67,10 +67,18 @@ class RunLog:
         self._bar: Any = None
         self._last_line = 0.0
         if enabled and folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lines = LineFile(folder / LOG_FILE)
+            self._lines = self._open(folder)
             self._board = _tensorboard(folder / "tensorboard") if config.tensorboard else None
             self._wandb = _wandb(config.wandb_project, folder) if config.wandb_project else None
+
+    def _open(self, folder: Path) -> LineFile | None:
+        """The JSON lines; None, and a word on it, where they cannot be opened."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return LineFile(folder / LOG_FILE)
+        except OSError as error:
+            self.say(f"{LOG_FILE} cannot be opened ({error}): the run goes on without it")
+            return None
 
     def start_bar(self, first_step: int) -> None:
         """Show progress from ``first_step`` on, if there is a terminal."""

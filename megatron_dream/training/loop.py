@@ -19,6 +19,7 @@ from ..checkpoint.save import step_folder
 from ..config.layout import Layout
 from ..config.schema import RunConfig
 from ..data.stream import Stream
+from ..errors import UserError
 from ..parallel import Ranks
 from .batches import micro_batch_iterators
 from .engine import Engine, data_position
@@ -191,7 +192,8 @@ class Loop:
         intervals = (checkpoint.save_interval, checkpoint.export_interval)
         return self.writer is not None and any(n and self.step % n == 0 for n in intervals)
 
-    def _save(self) -> None:
+    def _save(self) -> bool:
+        """Save the run as it stands; whether the checkpoint is complete or under way."""
         assert self.writer is not None
         self._saved_step = self.step
         metadata = dataclasses.replace(
@@ -214,19 +216,26 @@ class Loop:
         interval = self.config.checkpoint.export_interval
         if is_saved and interval and self.step % interval == 0:
             self._export(name)
+        return is_saved
 
     def _export(self, name: str) -> None:
         """Write the step's Hugging Face folder from its finished checkpoint."""
         assert self.writer is not None
         if not self.saves.look(self.step, wait=True):
             return
+        source, path = self.writer.folder / name, self.config.tokenizer.path
+        target = Path(self.config.checkpoint.run_folder) / "exports" / name
+        fault: object = None
         if self.ranks.rank == 0:
             from ..hf import export_hf
 
-            target = Path(self.config.checkpoint.run_folder) / "exports" / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            export_hf(self.writer.folder / name, target, tokenizer=self.config.tokenizer.path)
-        parallel.barrier()
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                export_hf(source, target, tokenizer=path)
+            except (OSError, UserError) as error:
+                fault = f"{target} cannot be written ({error}): the run goes on without it"
+        if fault := parallel.broadcast_object(fault):
+            self.log.fault(self.step, "export_missed", str(fault))
 
 
 class TrainingLoop(Loop):

@@ -36,6 +36,9 @@ CHECKS: dict[str, list[str]] = {
         *PYTEST, "tests/parallel/test_resume.py", "tests/system/test_pretrain.py",
         "-m", "not acceptance",
     ],
+    "faults: 50 random ones in a run of four processes (about 25 minutes)": [
+        sys.executable, "tests/acceptance/soak.py",
+    ],
     "kill -9 at twenty moments of a save": [
         *PYTEST, "tests/system/test_pretrain.py", "-m", "acceptance",
     ],
