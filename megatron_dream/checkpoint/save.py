@@ -20,7 +20,7 @@ import torch.distributed as dist
 from ..errors import CheckpointError
 from ..files import atomic_write, fsync_folder, write_json
 from ..parallel import Ranks, barrier
-from .agreement import Done, ForkedWork, ThreadWork, Waiting, attempt, first_fault
+from .agreement import Done, ForkedWork, Outcome, ThreadWork, Waiting, attempt, first_fault
 from .core_save import PlannedSave
 from .metadata import FILE_NAME, LATEST, CheckpointMetadata, describe_file, list_files
 from .room import free_bytes, make_room, remove_old, remove_unfinished
@@ -175,25 +175,23 @@ class CheckpointWriter:
     def _temporary(self, name: str) -> Path:
         return self.folder / f".{name}.tmp"
 
-    def _begin(self, name: str) -> None:
+    def _begin(self, name: str) -> str | None:
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self._temporary(name)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
+        return None
 
-    def _check_room(self, needed: int) -> None:
+    def _check_room(self, needed: int) -> str | None:
         if self.moves_latest:
-            sentence = make_room(self.folder, needed, self.keep_last)
-        else:
-            free = free_bytes(self.folder)
-            sentence = f"{needed:,} bytes do not fit into {free:,}" if free < needed else None
-        if sentence:
-            raise OSError(sentence)
+            return make_room(self.folder, needed, self.keep_last)
+        free = free_bytes(self.folder)
+        return f"{needed:,} bytes do not fit into {free:,}" if free < needed else None
 
-    def _on_rank_0(self, name: str, work: Callable[[], None]) -> None:
-        """Let rank 0 do something quick; all give up where it fails."""
-        fault = attempt(work).fault if self.ranks.rank == 0 else None
-        if found := first_fault(fault):
+    def _on_rank_0(self, name: str, work: Callable[[], str | None]) -> None:
+        """Let rank 0 do something quick; all give up where it fails or returns a sentence."""
+        outcome = attempt(work) if self.ranks.rank == 0 else Outcome(None, None)
+        if found := first_fault(outcome.fault or outcome.value):
             self._give_up(name, found)
 
     def _give_up(self, name: str, fault: str) -> None:
