@@ -99,15 +99,32 @@ def check_optimizer_layout(
 
 
 def load_training_state(
-    path: Path | str, chunks: list[Any], optimizer: Any, scheduler: Any, ranks: Ranks
+    path: Path | str,
+    chunks: list[Any],
+    optimizer: Any,
+    scheduler: Any,
+    ranks: Ranks,
+    *,
+    verified: CheckpointMetadata | None = None,
 ) -> CheckpointMetadata:
-    """Load weights, optimizer and scheduler, to go on where the run stopped.
+    """Load weights, optimizer and scheduler, to go on where the run stopped, or to go back in a run.
+
+    Args:
+        path: checkpoint or run folder.
+        chunks: of the model.
+        optimizer: megatron-core's.
+        scheduler: of its rate.
+        ranks: this process's place.
+        verified: the checkpoint's metadata, if its files were checked just now.
 
     Raises:
         CheckpointError: incomplete, altered, weights only, or saved for another layout in a format
             that does not change it.
     """
-    folder, metadata = verified_metadata(path, ranks)
+    if verified is None:
+        folder, metadata = verified_metadata(path, ranks)
+    else:
+        folder, metadata = Path(path), verified
     check_optimizer_layout(metadata, folder, (ranks.tp_size, ranks.pp_size, ranks.vp_size))
     options = sharding_options(metadata.optimizer_format or "fully_reshardable", ranks)
     state = model_state(chunks, options)
@@ -119,6 +136,7 @@ def load_training_state(
     load_model_state(chunks, loaded)
     optimizer.load_state_dict(loaded["optimizer"])
     separate_step_counters(optimizer)
+    scheduler.num_steps = 0  # loading adds the saved number to it
     scheduler.load_state_dict(loaded["scheduler"])
     if device.device_type() == "cuda":
         torch.cuda.empty_cache()

@@ -41,6 +41,7 @@ class CheckpointMetadata:
     diffusion: dict[str, Any] = dataclasses.field(default_factory=dict)  # DiffusionConfig
     stage: str | None = None  # pretrain, sft; None: imported
     sft: dict[str, Any] = dataclasses.field(default_factory=dict)  # SftConfig, of that stage
+    faults: dict[str, Any] = dataclasses.field(default_factory=dict)  # state of the detector
     has_optimizer: bool = False
     optimizer_format: str | None = None
     optimizer: str | None = None

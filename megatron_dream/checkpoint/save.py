@@ -1,29 +1,32 @@
-"""Writing a checkpoint so that a crash at any moment leaves the one before it loadable.
+"""Writing a checkpoint so that a crash or a full disk at any moment leaves the one before it loadable.
 
-Order: everything into ``.NAME.tmp`` (fsynced), checksums, megatron_dream.json, rename to ``NAME``,
-fsync of the folder, then ``latest`` is replaced, then old checkpoints go. Nothing that ``latest``
-names is ever touched.
+Order: everything into ``.NAME.tmp`` (fsynced, with checksums), megatron_dream.json, rename to
+``NAME``, fsync of the folder, then ``latest`` is replaced, then old checkpoints go. Nothing that
+``latest`` names is ever touched. A save that fails on one process is given up on all.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import queue
-import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
+from ..errors import CheckpointError
 from ..files import atomic_write, fsync_folder, write_json
 from ..parallel import Ranks, barrier
+from .agreement import Done, ForkedWork, Outcome, ThreadWork, Waiting, attempt, first_fault
+from .core_save import PlannedSave
 from .metadata import FILE_NAME, LATEST, CheckpointMetadata, describe_file, list_files
+from .room import Kept, free_bytes, make_room, remove_old, remove_unfinished
 from .state import model_state, optimizer_state, sharding_options
 
-_STEP_FOLDER = re.compile(r"step_(\d{8})")
+DEFAULT_TIMEOUT_SECONDS = 1800.0
 
 
 def step_folder(step: int) -> str:
@@ -31,16 +34,39 @@ def step_folder(step: int) -> str:
     return f"step_{step:08d}"
 
 
-def _sharded_strategy(ranks: Ranks) -> Any:
-    from megatron.core.dist_checkpointing.serialization import get_default_save_sharded_strategy
-    from megatron.core.dist_checkpointing.strategies.fully_parallel import (
-        FullyParallelSaveStrategyWrapper,
-    )
+class SaveError(CheckpointError):
+    """A checkpoint could not be written; raised on all processes alike, and nothing is left of it."""
 
-    strategy = get_default_save_sharded_strategy("torch_dist", 1)
-    if ranks.dp_size * ranks.cp_size == 1:
-        return strategy
-    return FullyParallelSaveStrategyWrapper(strategy, ranks.dp_cp_group)
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """A complete checkpoint.
+
+    Attributes:
+        name: of its folder.
+        step: of its metadata.
+        num_bytes: of all its files.
+        seconds: from the call of ``save`` to its end.
+        stall_seconds: of those in which training waited.
+    """
+
+    name: str
+    step: int
+    num_bytes: int
+    seconds: float
+    stall_seconds: float
+
+
+@dataclasses.dataclass
+class _Pending:
+    """A save that is under way."""
+
+    name: str
+    metadata: CheckpointMetadata
+    planned: PlannedSave
+    writing: Waiting
+    started: float
+    stall_seconds: float = 0.0
 
 
 class CheckpointWriter:
@@ -54,6 +80,7 @@ class CheckpointWriter:
         asynchronous: write in a forked process while training goes on.
         moves_latest: point ``latest`` at what is saved and remove old checkpoints; False for a
             checkpoint that stands alone.
+        timeout_seconds: for writing; a save that takes longer is given up.
     """
 
     def __init__(
@@ -65,16 +92,14 @@ class CheckpointWriter:
         keep_every: int = 0,
         asynchronous: bool = False,
         moves_latest: bool = True,
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
     ) -> None:
         self.folder, self.ranks, self.moves_latest = Path(folder), ranks, moves_latest
         self.keep_last, self.asynchronous = max(1, keep_last), asynchronous
         self.keep_every = keep_every
         self.is_read: Callable[[], set[str]] = set  # names of checkpoints that must stay for now
-        self._calls: Any = None
-        if asynchronous:
-            from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
-
-            self._calls = AsyncCallsQueue(persistent=False)
+        self.timeout_seconds = timeout_seconds
+        self._pending: _Pending | None = None
 
     def save(
         self,
@@ -84,36 +109,108 @@ class CheckpointWriter:
         *,
         optimizer: Any = None,
         scheduler: Any = None,
-    ) -> None:
+    ) -> Saved | None:
         """Save model, and optimizer and scheduler where given, as ``folder/name``.
 
-        ``metadata.files`` is filled here. Every process calls this; it returns when the checkpoint
-        is complete, or, if asynchronous, when its content no longer depends on the model's tensors.
+        ``metadata.files`` is filled here. Every process calls this.
+
+        Returns:
+            What is complete now; None, if asynchronous: what is written no longer depends on the
+            model's tensors, and ``finish`` tells when it is complete.
+
+        Raises:
+            SaveError: on every process; also of the asynchronous save before, if it failed.
         """
         self.finish(wait=True)
-        temporary = self.folder / f".{name}.tmp"
-        if self.ranks.rank == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir()
-        barrier()
+        started = time.monotonic()
+        self._on_rank_0(name, lambda: self._begin(name))
         state = self._state(chunks, metadata, optimizer, scheduler)
-        request = self._write(state, temporary)
-        if request is None:
-            self._publish(temporary, name, metadata)
-            return
-        request.add_finalize_fn(lambda: self._publish(temporary, name, metadata))
-        self._calls.schedule_async_request(request)
+        planned = PlannedSave(state, self._temporary(name), self.ranks)
+        if planned.fault:
+            self._give_up(name, planned.fault)
+        needed = planned.total_bytes()
+        self._on_rank_0(name, lambda: self._check_room(needed))
+        write = planned.staged()
+        work = ForkedWork(write) if self.asynchronous else ThreadWork(write)
+        waiting = Waiting(work, self.timeout_seconds)
+        self._pending = _Pending(name, metadata, planned, waiting, started)
+        if not self.asynchronous:
+            return self.finish(wait=True)
+        self._pending.stall_seconds = time.monotonic() - started
+        return None
 
-    def finish(self, wait: bool = False) -> None:
-        """Complete background saves that are done, or all of them; every process calls this."""
-        if self._calls is not None:
-            self._calls.maybe_finalize_async_calls(blocking=wait)
+    def finish(self, wait: bool = False) -> Saved | None:
+        """Complete the save that is under way, if it is written or ``wait``; every process calls this.
+
+        Raises:
+            SaveError: it failed.
+        """
+        pending = self._pending
+        if pending is None:
+            return None
+        looked = time.monotonic()
+        outcome = pending.writing.wait() if wait else pending.writing.look()
+        if outcome is None:
+            return None
+        self._pending = None
+        if outcome.fault:
+            self._give_up(pending.name, outcome.fault)
+        written, described = outcome.value
+        if fault := pending.planned.finish(written):
+            self._give_up(pending.name, fault)
+        num_bytes = self._publish(pending, described)
+        now = time.monotonic()
+        # A synchronous save has stalled all the time, an asynchronous one at both ends.
+        stall = pending.stall_seconds + now - looked if self.asynchronous else now - pending.started
+        return Saved(pending.name, pending.metadata.step, num_bytes, now - pending.started, stall)
+
+    def close(self) -> None:
+        """End a background save that nobody waits for any more; needs no other process."""
+        if self._pending is not None:
+            self._pending.writing.abandon()
+            self._pending = None
+
+    def remove_unfinished(self) -> None:
+        """Remove what a killed run left half written; every process calls this."""
+        if self.ranks.rank == 0:
+            attempt(lambda: remove_unfinished(self.folder))
+        barrier()
+
+    def _temporary(self, name: str) -> Path:
+        return self.folder / f".{name}.tmp"
+
+    def _begin(self, name: str) -> str | None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self._temporary(name)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        return None
+
+    def _check_room(self, needed: int) -> str | None:
+        if self.moves_latest:
+            return make_room(self.folder, needed, self._kept())
+        free = free_bytes(self.folder)
+        return f"{needed:,} bytes do not fit into {free:,}" if free < needed else None
+
+    def _on_rank_0(self, name: str, work: Callable[[], str | None]) -> None:
+        """Let rank 0 do something quick; all give up where it fails or returns a sentence."""
+        outcome = attempt(work) if self.ranks.rank == 0 else Outcome(None, None)
+        if found := first_fault(outcome.fault or outcome.value):
+            self._give_up(name, found)
+
+    def _give_up(self, name: str, fault: str) -> None:
+        """Remove what there is of it and raise on every process."""
+        if self.ranks.rank == 0:
+            shutil.rmtree(self._temporary(name), ignore_errors=True)
+        raise SaveError(f"checkpoint {self.folder / name} cannot be written ({fault})")
 
     def remove_old(self) -> None:
-        """Remove checkpoints that need not be kept any longer; rank 0 does."""
+        """Remove checkpoints that need not be kept any longer, if the disk lets it; rank 0 does."""
         if self.ranks.rank == 0 and (self.folder / LATEST).is_file():
-            _remove_old(self.folder, self.keep_last, self.keep_every, self.is_read())
+            attempt(lambda: remove_old(self.folder, self._kept()))
+
+    def _kept(self) -> Kept:
+        return Kept(self.keep_last, self.keep_every, frozenset(self.is_read()))
 
     def _state(
         self, chunks: list[Any], metadata: CheckpointMetadata, optimizer: Any, scheduler: Any
@@ -126,51 +223,52 @@ class CheckpointWriter:
             state["scheduler"] = scheduler.state_dict()
         return state
 
-    def _write(self, state: dict[str, Any], temporary: Path) -> Any:
-        from megatron.core import dist_checkpointing
-        from megatron.core.dist_checkpointing.strategies import filesystem_async
-
-        if not self.asynchronous:
-            # megatron-core's queue between processes starts a manager, which costs seconds and
-            # imports the entry module again; the synchronous path stays inside this process.
-            filesystem_async._results_queue = queue.Queue()
-        elif isinstance(filesystem_async._results_queue, queue.Queue):
-            filesystem_async._results_queue = None
-        return dist_checkpointing.save(
-            state,
-            str(temporary),
-            sharded_strategy=_sharded_strategy(self.ranks),
-            async_sharded_save=self.asynchronous,
-        )
-
-    def _publish(self, temporary: Path, name: str, metadata: CheckpointMetadata) -> None:
-        barrier()
-        names = list_files(temporary)
-        mine = names[self.ranks.rank :: self.ranks.world_size]
-        described = {file: describe_file(temporary, file) for file in mine}
+    def _publish(self, pending: _Pending, described: dict[str, dict[str, Any]]) -> int:
+        """Give the folder its name; the number of its bytes."""
         gathered: list[Any] = [None] * self.ranks.world_size
         dist.all_gather_object(gathered, described)
-        if self.ranks.rank == 0:
-            files = {file: entry for part in gathered for file, entry in part.items()}
-            target = self.folder / name
-            _publish_folder(temporary, target, dataclasses.replace(metadata, files=files))
-            if self.moves_latest:
-                _point_latest(target)
-                self.remove_old()
-        barrier()
+        files = {name: entry for part in gathered for name, entry in part.items()}
+
+        def publish() -> dict[str, dict[str, Any]]:
+            return self._publish_files(pending, files)
+
+        # Retention can take minutes on a parallel file system: nobody waits for it in a collective.
+        work = ThreadWork(publish) if self.ranks.rank == 0 else Done(files)
+        outcome = Waiting(work, self.timeout_seconds).wait()
+        if outcome.fault:
+            self._give_up(pending.name, outcome.fault)
+        return sum(entry["bytes"] for entry in outcome.value.values())
+
+    def _publish_files(
+        self, pending: _Pending, files: dict[str, dict[str, Any]]
+    ) -> dict[str, dict[str, Any]]:
+        temporary, target = self._temporary(pending.name), self.folder / pending.name
+        small = {
+            name: describe_file(temporary, name)
+            for name in list_files(temporary)
+            if name not in files
+        }
+        _fsync_files(temporary, list(small))
+        complete = {**files, **small}
+        _publish_folder(temporary, target, dataclasses.replace(pending.metadata, files=complete))
+        if self.moves_latest:
+            point_latest(target)
+            remove_old(self.folder, self._kept())
+        return complete
 
 
-def _fsync_files(folder: Path) -> None:
-    for file in folder.rglob("*"):
-        if file.is_file():
-            descriptor = os.open(file, os.O_RDONLY)
+def _fsync_files(folder: Path, names: list[str]) -> None:
+    for name in names:
+        descriptor = os.open(folder / name, os.O_RDONLY)
+        try:
             os.fsync(descriptor)
+        finally:
             os.close(descriptor)
 
 
 def _publish_folder(temporary: Path, target: Path, metadata: CheckpointMetadata) -> None:
     """Complete ``temporary`` and give it its name."""
-    _fsync_files(temporary)
+    fsync_folder(temporary)
     write_json(temporary / FILE_NAME, dataclasses.asdict(metadata))
     if target.exists():  # an earlier save of the same step
         retired = target.with_name(f".{target.name}.old")
@@ -183,27 +281,7 @@ def _publish_folder(temporary: Path, target: Path, metadata: CheckpointMetadata)
     fsync_folder(target.parent)
 
 
-def _point_latest(target: Path) -> None:
+def point_latest(target: Path) -> None:
+    """Make ``latest`` name a checkpoint."""
     with atomic_write(target.parent / LATEST) as stream:
         stream.write(f"{target.name}\n")
-
-
-def _remove_old(folder: Path, keep_last: int, keep_every: int, is_read: set[str]) -> None:
-    """Remove all but the newest complete step checkpoints, and those of kept steps.
-
-    The one that ``latest`` names always stays, and those that are being read.
-    """
-    latest = (folder / LATEST).read_text(encoding="utf-8").strip()
-    complete = sorted(
-        entry.name
-        for entry in folder.iterdir()
-        if _STEP_FOLDER.fullmatch(entry.name) and (entry / FILE_NAME).is_file()
-    )
-    for name in complete[:-keep_last]:
-        stays_for_good = keep_every and int(name.removeprefix("step_")) % keep_every == 0
-        if name != latest and name not in is_read and not stays_for_good:
-            # Renamed first: a crash while deleting must not leave a folder that looks complete.
-            doomed = folder / f".{name}.old"
-            shutil.rmtree(doomed, ignore_errors=True)
-            os.replace(folder / name, doomed)
-            shutil.rmtree(doomed, ignore_errors=True)

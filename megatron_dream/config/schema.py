@@ -242,6 +242,24 @@ class CheckpointConfig:
 
 
 @dataclass
+class FaultsConfig:
+    """What a run does about bad steps, bad checkpoints and bad disks (docs/runbook.md)."""
+
+    spike_window: int = 128  # applied updates whose medians are what is normal
+    loss_spike_factor: float = 3.0  # times the median; 0: spikes of the loss are let through
+    loss_spike_rise: float = 0.5  # nats above the median that a spike is at least
+    grad_norm_spike_factor: float = 10.0  # times the median; 0: spikes of the norm are let through
+    grad_norm_spike_floor: float = 10.0  # a smaller norm is no spike; clipping takes care of it
+    patience: int = 8  # updates skipped in a row; at one more the run goes back to a checkpoint
+    max_skips_in_window: int = 16  # of spike_window updates; one more goes back
+    rollback_extra_steps: int = 100  # steps of data before the first bad one that are left out too
+    max_rollbacks: int = 3  # without getting past the place of trouble; one more stops the run
+    max_missed_saves: int = 3  # in a row; one more stops the run
+    save_timeout_minutes: float = 30.0  # a save that takes longer is given up
+    slow_save_seconds: float = 300.0  # a save that takes longer is told as a fault
+
+
+@dataclass
 class LoggingConfig:
     """What is reported, and where."""
 
@@ -265,4 +283,5 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    faults: FaultsConfig = field(default_factory=FaultsConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)

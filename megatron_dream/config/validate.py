@@ -34,6 +34,7 @@ SHARE_BELOW_ONE = Range("at least 0 and below 1", lambda x: 0 <= x < 1)
 SHARE_ABOVE_ZERO = Range("above 0 and at most 1", lambda x: 0 < x <= 1)
 OPEN_SHARE = Range("above 0 and below 1", lambda x: 0 < x < 1)
 AT_LEAST_TWO = Range("2 or more", lambda x: x >= 2)
+FACTOR = Range("above 1, or 0 for off", lambda x: x > 1 or x == 0)
 SEED = Range("0 or more and below 2**63", lambda x: 0 <= x < 2**63)
 ENGINE_SEED = Range("0 or more and below 2**31", lambda x: 0 <= x < 2**31)
 
@@ -120,6 +121,18 @@ RANGES = MappingProxyType(
         "checkpoint.keep_every": NOT_NEGATIVE,
         "checkpoint.host_memory_gb": POSITIVE,
         "checkpoint.export_interval": NOT_NEGATIVE,
+        "faults.spike_window": AT_LEAST_TWO,
+        "faults.loss_spike_factor": FACTOR,
+        "faults.loss_spike_rise": NOT_NEGATIVE,
+        "faults.grad_norm_spike_factor": FACTOR,
+        "faults.grad_norm_spike_floor": NOT_NEGATIVE,
+        "faults.patience": NOT_NEGATIVE,
+        "faults.max_skips_in_window": NOT_NEGATIVE,
+        "faults.rollback_extra_steps": NOT_NEGATIVE,
+        "faults.max_rollbacks": NOT_NEGATIVE,
+        "faults.max_missed_saves": NOT_NEGATIVE,
+        "faults.save_timeout_minutes": POSITIVE,
+        "faults.slow_save_seconds": POSITIVE,
         "logging.interval": POSITIVE,
         "logging.plain_interval_seconds": POSITIVE,
     }

@@ -13,10 +13,10 @@ import json
 from collections import Counter
 from pathlib import Path
 
+from ..checkpoint.choose import Choice, foreseen_choice
 from ..checkpoint.host_memory import memory_fault
 from ..checkpoint.load import check_optimizer_layout
 from ..checkpoint.metadata import (
-    CheckpointMetadata,
     read_metadata,
     resolve_checkpoint,
     verify_files,
@@ -31,7 +31,6 @@ from ..parallel import launched_world_size
 from ..rl.run import asked_of, check_rl_layout, complete
 from ..tokenizer.base import Tokenizer
 from ..tokenizer.load import load_tokenizer
-from ..training.engine import last_checkpoint
 from ..training.identity import (
     check_initial_weights,
     check_resume,
@@ -115,12 +114,15 @@ def _rehearse(
     groups = communicators(layout, gpus_per_node)
     data, problems, start = None, None, "files were not opened"
     if tokenizer is not None:
-        saved = last_checkpoint(config)
+        saved = foreseen_choice(Path(config.checkpoint.run_folder) / "checkpoints")
+        if saved is not None and (sentence := saved.sentence()):
+            warnings.append(sentence)
         if stage == "rl":
             _, problems = asked_of(config.rl.problems, config, tokenizer)
             asked_of(config.rl.valid, config, tokenizer)
         else:
-            data = rehearse_data(config, stage, tokenizer, layout, saved)
+            position = None if saved is None else saved.metadata
+            data = rehearse_data(config, stage, tokenizer, layout, position)
             notes += data.notes
             warnings += data.warnings
         start = _start(config, stage, tokenizer, layout, saved, data)
@@ -195,27 +197,26 @@ def _start(
     stage: str,
     tokenizer: Tokenizer,
     layout: Layout,
-    saved: CheckpointMetadata | None,
+    saved: Choice | None,
     data: DataReport | None,
 ) -> str:
     """What the run starts from, checked as the run does; files by their sizes only."""
     here = run_metadata(config, tokenizer, layout, (data and data.index_hash) or "", stage)
     if saved is None and not config.checkpoint.init_from:
         return f"weights drawn with training.seed {config.training.seed}"
-    source = str(config.checkpoint.init_from)
-    if saved is not None:
-        source = str(Path(config.checkpoint.run_folder) / "checkpoints")
-    folder = resolve_checkpoint(source)
-    there = read_metadata(folder)
     if saved is None:
+        source = str(config.checkpoint.init_from)
+        folder = resolve_checkpoint(source)
+        there = read_metadata(folder)
         check_initial_weights(there, here, source, override=config.checkpoint.init_override)
+        if fault := verify_files(folder, there, part=-1):  # no part: sizes, no checksums
+            raise CheckpointError(fault)
     else:
+        folder, there = saved.folder, saved.metadata
         if not here.index_hash:  # indices are still to be built
             here = dataclasses.replace(here, index_hash=there.index_hash)
         check_resume(there, here, str(folder))
         check_optimizer_layout(there, folder, (layout.tp, layout.pp, layout.vp))
-    if fault := verify_files(folder, there, part=-1):  # no part: sizes, no checksums
-        raise CheckpointError(fault)
     what = "goes on from" if saved is not None else "weights of"
     return f"{what} {folder}, step {there.step:,} ({there.objective}); checksums were not compared"
 

@@ -20,11 +20,13 @@ import numpy as np
 from .. import device, parallel
 from ..config.layout import Layout
 from ..config.schema import RunConfig
+from ..data.loader import merge_ranges, ordinal_of
 from ..diffusion.noise import NoiseStream
 from ..errors import DataError
 from ..parallel import Ranks
 from ..tokenizer.base import Tokenizer
 from ..training.engine import Engine
+from ..training.faults.decision import Action
 from ..training.loop import Loop
 from .advantage import advantages, substitutes
 from .asking import Asked, Asking
@@ -53,6 +55,8 @@ class RlLoop(Loop):
         valid: held out.
     """
 
+    loss_may_spike = False  # advantages of a group add up to 0, and so nearly does the loss
+
     def __init__(
         self,
         config: RunConfig,
@@ -64,17 +68,25 @@ class RlLoop(Loop):
         valid: Sequence[Asked],
     ) -> None:
         super().__init__(config, layout, ranks, engine)
+        self.samples_a_step = config.rl.prompts_per_step
         self.rl, self.tokenizer = config.rl, tokenizer
         self.problems, self.valid = problems, valid
         self.order = ProblemOrder(config.data.seed, len(problems))
         self.noise = NoiseStream(config.data.seed, "rl")
         self.runner = PolicyRunner(self.model, self.rl, ranks)
-        # steps in which no group was informative
-        self.skipped = int(self._metrics.get("training", {}).get("skipped_steps", 0))
+        self._count()
         self.folder = None if self.writer is None else Path(config.checkpoint.run_folder) / SAMPLES
+        self._is_lossy = False  # whether the last step's samples could not be written
         self.asking = Asking(self.model[0], self.metadata, self.rl, ranks, tokenizer)
         for notice in self.asking.notices:
             self.log.say(notice)
+
+    def _count(self) -> None:
+        """Steps so far in which no group was informative."""
+        self.skipped = int(self._metrics.get("training", {}).get("skipped_steps", 0))
+
+    def _reopen(self) -> None:
+        self._count()
 
     def close(self) -> None:
         """End the judge and close the log's sinks."""
@@ -83,15 +95,15 @@ class RlLoop(Loop):
 
     def _one_step(self) -> None:
         clock = Clock()
-        # Before the updates: megatron-core's own order would spend the first one on a rate of 0.
-        self.scheduler.step(1)
         samples = self._samples(clock)
         groups, facts = self._groups(samples)
         reports: list[PolicyReport] = []
         norms: list[float] = []
         if groups is None:
             self.skipped += 1
-            self.log.event("fault", self.step, message="no group is informative: no update")
+            self.log.fault(
+                self.step + 1, "empty_batch", "no group is informative: no update", is_said=False
+            )
         else:
             reports, norms = self._updates(groups, clock)
         self.step += 1
@@ -121,7 +133,7 @@ class RlLoop(Loop):
             self.log.say(f"step {self.step + 1}: samples that were judged before are used")
             return list(found)
         asked = [self.problems[number] for number in self._numbers()]
-        ordinals = range(self.consumed, self.consumed + len(asked))
+        ordinals = self._ordinals()
         seed = step_seed(self.config.data.seed, self.step)
         samples = self.asking.ask(asked, ordinals, seed, clock)
         self._check_infrastructure(samples)  # before they are kept: another start judges anew
@@ -129,21 +141,27 @@ class RlLoop(Loop):
         return samples
 
     def _write(self, head: dict[str, Any], samples: Sequence[Sample]) -> None:
-        """Keep the samples; where that fails every rank raises."""
+        """Keep the samples; where that fails a run that is interrupted now makes them anew."""
         fault: Any = None
         if self.ranks.rank == 0 and self.folder is not None:
             try:
                 write_samples(file_of(self.folder, self.step), head, samples)
             except OSError as error:
-                fault = (
-                    f"{self.folder}: samples cannot be written ({error}); make room, start again"
-                )
-        if fault := parallel.broadcast_object(fault):
-            raise DataError(str(fault))
+                fault = f"{self.folder}: samples cannot be written ({error}): the run goes on"
+        fault = parallel.broadcast_object(fault)
+        if fault:  # said once, recorded every time
+            self.log.fault(self.step + 1, "samples_lost", str(fault), is_said=not self._is_lossy)
+        self._is_lossy = bool(fault)
+
+    def _ordinals(self) -> list[int]:
+        """Of this step's problems: those that are left out are not counted as consumed."""
+        skip = merge_ranges([(first, end) for first, end in self.metadata.skipped_ranges])
+        samples = range(self.consumed, self.consumed + self.rl.prompts_per_step)
+        return [ordinal_of(sample, skip) for sample in samples]
 
     def _numbers(self) -> list[int]:
         """Problems of this step."""
-        return self.order.asked(self.consumed, self.rl.prompts_per_step)
+        return [self.order.asked(ordinal, 1)[0] for ordinal in self._ordinals()]
 
     def _settings(self) -> dict[str, Any]:
         """What decides the samples besides weights and step."""
@@ -153,7 +171,9 @@ class RlLoop(Loop):
             "judge_memory_mb"
         ).split()
         values = {name: getattr(self.rl, name) for name in decisive}
-        place = {"seed": self.config.data.seed, "data": self.metadata.index_hash}
+        place: dict[str, Any] = {"seed": self.config.data.seed, "data": self.metadata.index_hash}
+        if self.metadata.skipped_ranges:  # the same step then asks other problems
+            place["skipped"] = self.metadata.skipped_ranges
         return {**values, **place, "consumed": self.consumed}
 
     def _check_infrastructure(self, samples: Sequence[Sample]) -> None:
@@ -230,15 +250,17 @@ class RlLoop(Loop):
         reports, norms = [], []
         with clock("update"):
             for epoch in epochs:
-                self._zero_gradients()
+                self._begin_update()
                 reports.append(self.runner.run(batches[epoch], old[epoch], num_rows))
-                norms.append(self._apply())
+                norms.append(self._apply(reports[-1].loss))
+                if self._verdict.action is Action.GO_BACK:
+                    break
         return reports, norms
 
     def _batches(self, groups: Sequence[Group], epoch: int) -> list[MicroBatch]:
         """This rank's micro-batches of one update."""
         # Ordinals of masks: each problem that was asked has one for each epoch.
-        ordinal = self.consumed * self.rl.policy_epochs + epoch * len(groups)
+        ordinal = self._ordinals()[0] * self.rl.policy_epochs + epoch * len(groups)
         update = build_update(groups, self.rl, self.noise, ordinal)
         return list(
             micro_batches(
@@ -270,6 +292,7 @@ class RlLoop(Loop):
                 "grad_norm": norms[-1] if norms and is_finite else 0.0,
                 "gradient_is_finite": is_finite,
                 "lr": float(self.optimizer.param_groups[0]["lr"]),
+                "skipped_updates": self.guard.state.skipped_total,
                 "seconds": round(seconds, 4),
                 "seconds_by_phase": {name: round(value, 4) for name, value in clock.parts.items()},
                 "tokens_per_second": facts["response_tokens"] / seconds,

@@ -52,8 +52,8 @@ class BackgroundExports:
         """Export the checkpoint ``name`` once it is complete; one that still waits gives way to it."""
         if self._waiting is not None and self._waiting != name:
             self.report(
-                f"{self._waiting} is not exported: {name} came while an export was running; raise "
-                f"checkpoint.export_interval",
+                f"{self._waiting} is not exported: {name} came before its checkpoint was complete and the "
+                f"export before it was done; raise checkpoint.export_interval"
             )
         self._waiting = name
         self.tend()
@@ -76,7 +76,11 @@ class BackgroundExports:
             self._running = None
             self._conclude(name, process.returncode)
         if self._waiting and (self.checkpoints / self._waiting / FILE_NAME).is_file():
-            self._begin()
+            name, self._waiting = self._waiting, None
+            try:
+                self._begin(name)
+            except OSError as error:  # raised here it would leave the other ranks waiting
+                self.report(f"export of {name} cannot begin ({error}): the run goes on without it")
         return self._running is None
 
     def clean(self) -> None:
@@ -84,9 +88,7 @@ class BackgroundExports:
         for left in self.folder.glob(".step_*.tmp"):
             shutil.rmtree(left, ignore_errors=True)
 
-    def _begin(self) -> None:
-        assert self._waiting is not None
-        name, self._waiting = self._waiting, None
+    def _begin(self, name: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         environment = {k: v for k, v in os.environ.items() if k not in _LAUNCHER}
         environment.update(
@@ -102,10 +104,14 @@ class BackgroundExports:
 
     def _conclude(self, name: str, code: int) -> None:
         log = self._log_of(name)
+        lines: list[str] = []
+        with contextlib.suppress(OSError):
+            if code == 0:
+                log.unlink(missing_ok=True)
+            else:
+                lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         if code == 0:
-            log.unlink(missing_ok=True)
             return
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         why = lines[-1] if lines else f"exit code {code}"
         self.report(f"export of {name} failed ({why}); all it wrote is in {log}")
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import device, parallel
+from ..checkpoint.choose import Choice, choose_checkpoint, tidy
 from ..checkpoint.host_memory import check_saves
 from ..checkpoint.load import load_training_state, load_weights
-from ..checkpoint.metadata import LATEST, CheckpointMetadata, read_metadata, resolve_checkpoint
+from ..checkpoint.metadata import CheckpointMetadata, read_metadata, resolve_checkpoint
 from ..checkpoint.save import CheckpointWriter
 from ..checkpoint.state import choose_optimizer_format
 from ..config.layout import Layout, resolve_layout
@@ -80,6 +81,7 @@ def build_engine(
     index_hash: str,
     variable_lengths: bool,
     is_trial: bool,
+    last: Choice | None = None,
 ) -> Engine:
     """Model, optimizer and schedule, new, from ``checkpoint.init_from``, or from the run's last checkpoint.
 
@@ -92,13 +94,14 @@ def build_engine(
         index_hash: of the data and its order; a run does not go on with another.
         variable_lengths: micro-batches differ in width.
         is_trial: nothing is written.
+        last: the checkpoint to go on from, of ``last_checkpoint``; None: it is looked for here.
 
     Raises:
         CheckpointError: what there is cannot be used.
     """
     folder = Path(config.checkpoint.run_folder)
     checkpoints = folder / "checkpoints"
-    saved = last_checkpoint(config)
+    saved = last or last_checkpoint(config, ranks)
     metadata = run_metadata(config, tokenizer, layout, index_hash, stage)
     metadata.trained = provenance(config)
     chunks = build_model(
@@ -128,10 +131,9 @@ def build_engine(
             limit_gb=config.checkpoint.host_memory_gb,
         )
     if saved is not None:
-        metadata = _resume(checkpoints, wrapped, optimizer, scheduler, metadata, ranks)
-    if ranks.rank == 0 and not is_trial:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_resolved(config, folder / "config.yaml")
+        metadata = _resume(saved, wrapped, optimizer, scheduler, metadata, ranks)
+    if not is_trial:
+        _begin_folder(config, ranks)
     log = RunLog(
         None if is_trial else folder,
         config.logging,
@@ -145,16 +147,48 @@ def build_engine(
         keep_last=config.checkpoint.keep_last,
         keep_every=config.checkpoint.keep_every,
         asynchronous=config.checkpoint.async_save,
+        timeout_seconds=60 * config.faults.save_timeout_minutes,
     )
+    if not is_trial:
+        _tidy(writer, saved, metadata.step, log)
     return Engine(wrapped, optimizer, scheduler, metadata, None if is_trial else writer, log)
 
 
-def last_checkpoint(config: RunConfig) -> CheckpointMetadata | None:
-    """What the run's last checkpoint is of; None where there is none yet."""
-    checkpoints = Path(config.checkpoint.run_folder) / "checkpoints"
-    if not (checkpoints / LATEST).is_file():
-        return None
-    return read_metadata(resolve_checkpoint(checkpoints))
+def _begin_folder(config: RunConfig, ranks: Ranks) -> None:
+    """Make the run folder and write the configuration into it; every process calls this.
+
+    Raises:
+        CheckpointError: that failed, on every process.
+    """
+    folder, fault = Path(config.checkpoint.run_folder), None
+    if ranks.rank == 0:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_resolved(config, folder / "config.yaml")
+        except OSError as error:
+            fault = f"{folder} cannot be written ({error}); make room or name another folder"
+    if fault := parallel.broadcast_object(fault):  # type: ignore[assignment]
+        raise CheckpointError(fault)
+
+
+def _tidy(writer: CheckpointWriter, last: Choice | None, step: int, log: RunLog) -> None:
+    """Put the checkpoints in order after what a crash or a disk did to them."""
+    writer.remove_unfinished()
+    if last is None:
+        return
+    fault = tidy(last, writer.ranks)
+    for sentence in (last.sentence(), fault):
+        if sentence:
+            log.fault(step, "checkpoint_passed_over", sentence)
+
+
+def last_checkpoint(config: RunConfig, ranks: Ranks) -> Choice | None:
+    """The run's newest checkpoint whose files are whole; None where there is none yet.
+
+    Raises:
+        CheckpointError: there are some and none is whole; on every process alike.
+    """
+    return choose_checkpoint(Path(config.checkpoint.run_folder) / "checkpoints", ranks)
 
 
 def data_position(saved: CheckpointMetadata | None, new_stream: int) -> CheckpointMetadata:
@@ -200,21 +234,20 @@ def _knows_expand(saved: CheckpointMetadata) -> bool:
 
 
 def _resume(
-    checkpoints: Path,
+    last: Choice,
     wrapped: list[Any],
     optimizer: Any,
     scheduler: Any,
     here: CheckpointMetadata,
     ranks: Ranks,
 ) -> CheckpointMetadata:
-    folder = resolve_checkpoint(checkpoints)
-    saved = read_metadata(folder)
+    folder, saved = last.folder, last.metadata
     if not saved.has_optimizer:
         raise CheckpointError(
             f"{folder} holds weights only; set checkpoint.init_from to it instead"
         )
     check_resume(saved, here, str(folder))
-    load_training_state(folder, wrapped, optimizer, scheduler, ranks)
+    load_training_state(folder, wrapped, optimizer, scheduler, ranks, verified=saved)
     position = data_position(saved, here.new_stream)
     return dataclasses.replace(
         here,
@@ -222,5 +255,6 @@ def _resume(
         consumed_samples=position.consumed_samples,
         skipped_ranges=position.skipped_ranges,
         earlier_samples=position.earlier_samples,
+        faults=saved.faults if here.new_stream == saved.new_stream else {},
         trained=resumed(saved.trained, here.trained),
     )

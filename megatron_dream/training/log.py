@@ -2,19 +2,21 @@
 
 Only the process that knows the loss speaks (``Ranks.reports``). JSON lines are the record that
 ``status`` and plots read: one object a line with ``event`` (start, step, validation, checkpoint,
-fault, end), ``step``, ``time``.
+fault, end), ``step``, ``time``. A fault has ``kind`` and ``message``. A full disk is told once and
+never ends a run.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import sys
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ..config.schema import LoggingConfig
 from ..errors import MissingDependencyError
+from .line_file import LineFile
 
 LOG_FILE = "log.jsonl"
 
@@ -59,16 +61,24 @@ class RunLog:
         self, folder: Path | None, config: LoggingConfig, total_steps: int, *, enabled: bool
     ) -> None:
         self.config, self.total_steps, self.enabled = config, total_steps, enabled
-        self._stream: IO[str] | None = None
+        self._lines: LineFile | None = None
         self._board: Any = None
         self._wandb: Any = None
         self._bar: Any = None
         self._last_line = 0.0
         if enabled and folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._stream = open(folder / LOG_FILE, "a", encoding="utf-8")  # noqa: SIM115
+            self._lines = self._open(folder)
             self._board = _tensorboard(folder / "tensorboard") if config.tensorboard else None
             self._wandb = _wandb(config.wandb_project, folder) if config.wandb_project else None
+
+    def _open(self, folder: Path) -> LineFile | None:
+        """The JSON lines; None, and a word on it, where they cannot be opened."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return LineFile(folder / LOG_FILE)
+        except OSError as error:
+            self.say(f"{LOG_FILE} cannot be opened ({error}): the run goes on without it")
+            return None
 
     def start_bar(self, first_step: int) -> None:
         """Show progress from ``first_step`` on, if there is a terminal."""
@@ -89,11 +99,25 @@ class RunLog:
 
     def event(self, event: str, step: int, **values: Any) -> None:
         """Append one record to the JSON lines."""
-        if self._stream is None:
+        if self._lines is None:
             return
+        num_lost = self._lines.num_lost
         record = {"event": event, "step": step, "time": round(time.time(), 3), **values}
-        self._stream.write(json.dumps(record) + "\n")
-        self._stream.flush()
+        is_there = self._lines.write(record)
+        if not is_there and not num_lost:
+            self.say(
+                f"{LOG_FILE} cannot be written ({self._lines.fault}): the run goes on without it"
+            )
+        if is_there and num_lost:
+            self.fault(
+                step, "log_lost", f"{num_lost} records of {LOG_FILE} were lost: {self._lines.fault}"
+            )
+
+    def fault(self, step: int, kind: str, message: str, *, is_said: bool = True) -> None:
+        """Record a fault, and tell a person of it unless ``is_said`` is False."""
+        self.event("fault", step, kind=kind, message=message)
+        if is_said:
+            self.say(message)
 
     def step(self, step: int, values: dict[str, Any], line: str | None = None) -> None:
         """Report a finished step.
@@ -138,10 +162,11 @@ class RunLog:
         """Print one line for a person."""
         if not self.enabled:
             return
-        if self._bar is not None:
-            self._bar.console.print(line, highlight=False)
-        else:
-            print(line, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # the job's own output may be on the disk that is full
+            if self._bar is not None:
+                self._bar.console.print(line, highlight=False)
+            else:
+                print(line, file=sys.stderr, flush=True)
 
     def _scalars(self, step: int, values: dict[str, Any], prefix: str) -> None:
         numbers = {
@@ -150,18 +175,32 @@ class RunLog:
             if isinstance(value, (int, float))
         }
         if self._board is not None:
-            for name, value in numbers.items():
-                self._board.add_scalar(name, value, step)
+            try:
+                for name, value in numbers.items():
+                    self._board.add_scalar(name, value, step)
+            except Exception as error:  # raised here for what its own thread could not write
+                self._board = None
+                self._sink_lost(step, "TensorBoard", error)
         if self._wandb is not None:
-            self._wandb.log(numbers, step=step)
+            try:
+                self._wandb.log(numbers, step=step)
+            except Exception as error:
+                self._wandb = None
+                self._sink_lost(step, "W&B", error)
+
+    def _sink_lost(self, step: int, name: str, error: Exception) -> None:
+        self.fault(step, "log_lost", f"{name} is left out from here on ({error!r})")
 
     def close(self) -> None:
         """Flush and close every sink."""
         if self._bar is not None:
             self._bar.stop()
-        if self._board is not None:
-            self._board.close()
-        if self._wandb is not None:
-            self._wandb.finish()
-        if self._stream is not None:
-            self._stream.close()
+        for end in (
+            None if self._board is None else self._board.close,
+            None if self._wandb is None else self._wandb.finish,
+        ):
+            if end is not None:
+                with contextlib.suppress(OSError):
+                    end()
+        if self._lines is not None:
+            self._lines.close()

@@ -9,32 +9,41 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from .. import device, parallel
+from ..checkpoint.metadata import CheckpointMetadata
 from ..checkpoint.save import step_folder
 from ..config.layout import Layout
 from ..config.schema import RunConfig
 from ..data.stream import Stream
-from ..errors import DataError
 from ..parallel import Ranks
 from .background_export import BackgroundExports
 from .batches import micro_batch_iterators
-from .engine import Engine
+from .engine import Engine, data_position
+from .faults.decision import Action, DetectorState, Verdict, gone_back
+from .faults.fp8 import Fp8History
+from .faults.guard import UpdateGuard
+from .faults.rollback import choose_to_go_back, restore, skipped_ranges, taken_back
+from .faults.saves import SaveKeeper
 from .metrics import StepReport
-from .optimizer import update
+from .optimizer import apply_gradients, gradient_norm
 from .provenance import metrics_of
 from .step import StepRunner
 from .throughput import flops_per_token, peak_flops
 from .validation import validate
 
 _EXPORT_POLL_SECONDS = 5.0
-MAX_BAD_STEPS = 5  # consecutive updates whose gradient was not finite
 
 
 class Loop:
     """Steps, validations and checkpoints of a run; what a step is, the stage's own loop says.
+
+    Attributes:
+        loss_may_spike: whether the mean loss is positive, so that a multiple of it means something.
+        samples_a_step: ordinals that a step consumes.
 
     Args:
         config: of the run.
@@ -42,6 +51,9 @@ class Loop:
         ranks: this process's place.
         engine: what is trained, with what.
     """
+
+    loss_may_spike = True
+    samples_a_step: int
 
     def __init__(self, config: RunConfig, layout: Layout, ranks: Ranks, engine: Engine) -> None:
         self.config, self.layout, self.ranks = config, layout, ranks
@@ -51,16 +63,24 @@ class Loop:
             engine.scheduler,
         )
         self.metadata, self.writer, self.log = engine.metadata, engine.writer, engine.log
-        self.step = self.metadata.step
-        self.consumed = self.metadata.consumed_samples
-        self.bad_steps = 0
-        self._saved_step = self.step if self.step else -1
-        self._tokens = int(self.metadata.trained.get("tokens") or 0)
-        self._started = time.monotonic()
-        self._first_step = self.step
-        self._metrics: dict[str, Any] = dict(self.metadata.trained.get("metrics") or {})
+        self.guard = UpdateGuard(
+            config.faults, self.log, self.metadata.faults, looks_at_loss=self.loss_may_spike
+        )
+        self.saves = SaveKeeper(config, self.writer, self.log)
+        self._fp8 = Fp8History(self.model)
+        self._stand_at(self.metadata)
         self._export_faults: list[str] = []
         self._exports = self._background_exports()
+
+    def _stand_at(self, metadata: CheckpointMetadata) -> None:
+        """Be where ``metadata`` says: at the start of the run, or after going back."""
+        self.step, self.consumed = metadata.step, metadata.consumed_samples
+        self._tokens = int(metadata.trained.get("tokens") or 0)
+        self._metrics: dict[str, Any] = dict(metadata.trained.get("metrics") or {})
+        self._saved_step = self.step if self.step else -1
+        self._rate_of = -1  # the step that the learning rate was set for
+        self._verdict = Verdict()
+        self._started, self._first_step = time.monotonic(), self.step
 
     def train(self, stop_after: int | None = None) -> None:
         """Run to ``train_steps``, or for ``stop_after`` steps."""
@@ -79,10 +99,12 @@ class Loop:
         self._open()
         while self.step < end:
             self._one_step()
-            if self.writer is not None:
-                self.writer.finish()
+            self.saves.look(self.step)
             if self._exports is not None:
                 self._exports.tend()
+            if self._verdict.action is Action.GO_BACK:
+                self._go_back()
+                continue
             if training.eval_interval and self.step % training.eval_interval == 0:
                 self._validate()
             if self._is_time_to_save():
@@ -91,13 +113,13 @@ class Loop:
             self._validate()
         if self.writer is not None and self._saved_step != self.step:
             self._save()
-        if self.writer is not None:
-            self.writer.finish(wait=True)
+        self.saves.end(self.step)
         self._finish_exports()
         self.log.event("end", self.step)
 
     def close(self) -> None:
-        """Close the log's sinks."""
+        """End what goes on beside the run and close the log's sinks."""
+        self.saves.close()
         self.log.close()
 
     def _open(self) -> None:
@@ -109,26 +131,60 @@ class Loop:
     def _validate(self) -> None:
         raise NotImplementedError
 
-    def _zero_gradients(self) -> None:
+    def _reopen(self) -> None:
+        """Read on from where the run has gone back to."""
+
+    def _begin_update(self) -> None:
+        """Before the first forward pass of an update."""
+        self._verdict = Verdict()
+        self._fp8.save()
         for chunk in self.model:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
 
-    def _apply(self) -> float:
-        """Apply the gradients, tell their norm; stop after too many that are not finite."""
-        result = update(self.optimizer)
-        self.bad_steps = 0 if result.applied else self.bad_steps + 1
-        if not result.applied:
-            message = f"gradient is not finite at step {self.step}: no update"
-            self.log.event("fault", self.step, message=message)
-            self.log.say(message)
-        if self.bad_steps > MAX_BAD_STEPS:
-            raise DataError(
-                f"the gradient was not finite in {self.bad_steps} steps one after another (last: step "
-                f"{self.step}); lower optimizer.lr, or start again from the last checkpoint in "
-                f"{self.config.checkpoint.run_folder}"
-            )
-        return result.grad_norm
+    def _apply(self, loss: float) -> float:
+        """Apply the gradients if they are good, which all processes decide alike; tell their norm.
+
+        A skipped update leaves weights, moments, learning-rate schedule and FP8 history as they are.
+        """
+        grad_norm = gradient_norm(self.optimizer)
+        self._verdict = self.guard.judge(self.step, self.consumed, loss, grad_norm)
+        if self._verdict.action is not Action.APPLY:
+            self._fp8.restore()
+            return grad_norm
+        if self._rate_of != self.step:
+            # Before the update: megatron-core's own order would spend the first one on a rate of 0.
+            self.scheduler.step(1)
+            self._rate_of = self.step
+        apply_gradients(self.optimizer, grad_norm)
+        return grad_norm
+
+    def _go_back(self) -> None:
+        """Be where the last good checkpoint was made, without the data that was bad since."""
+        since = self._verdict.since
+        assert since is not None
+        self.saves.look(self.step, wait=True)
+        choice = choose_to_go_back(self, since)
+        fault = restore(self, choice)
+        position = data_position(choice.metadata, self.config.data.new_stream)
+        ranges = skipped_ranges(self, position, since)
+        self.guard.state = gone_back(
+            self.guard.state, DetectorState.of(choice.metadata.faults), self.step, position.step
+        )
+        left_out = f"ordinals {ranges} are left out"
+        self.log.fault(
+            self.step,
+            "rollback",
+            f"step {self.step}: gone back to {choice.folder.name} ({self.guard.state.rollbacks} of "
+            f"{self.config.faults.max_rollbacks} times), {left_out}"
+            + (f"; {fault}" if fault else ""),
+        )
+        if sentence := choice.sentence():
+            self.log.fault(self.step, "checkpoint_passed_over", sentence)
+        self.metadata = taken_back(self.metadata, position, ranges)
+        self._fp8.reset()
+        self._stand_at(position)
+        self._reopen()
 
     def _seconds_left(self) -> float:
         """By the mean of the steps so far."""
@@ -137,17 +193,22 @@ class Loop:
         return per_step * (self.config.training.train_steps - self.step)
 
     def _is_time_to_save(self) -> bool:
+        if self.guard.state.in_row:  # nothing was learnt since the last good update
+            return False
         checkpoint = self.config.checkpoint
         intervals = (checkpoint.save_interval, checkpoint.export_interval)
         return self.writer is not None and any(n and self.step % n == 0 for n in intervals)
 
-    def _save(self) -> None:
+    def _save(self) -> bool:
+        """Save the run as it stands; whether the checkpoint is complete or under way."""
         assert self.writer is not None
         self._tell_of_exports()
+        self._saved_step = self.step
         metadata = dataclasses.replace(
             self.metadata,
             step=self.step,
             consumed_samples=self.consumed,
+            faults=self.guard.state.as_dict(),
             trained={
                 **self.metadata.trained,
                 "recipe": dataclasses.asdict(self.config),
@@ -156,14 +217,14 @@ class Loop:
             },
         )
         name = step_folder(self.step)
-        self.writer.save(
-            name, self.model, metadata, optimizer=self.optimizer, scheduler=self.scheduler
+        is_last = self.step >= self.config.training.train_steps
+        is_saved = self.saves.save(
+            name, self.model, metadata, self.optimizer, self.scheduler, is_last=is_last
         )
-        self._saved_step = self.step
-        self.log.event("checkpoint", self.step, name=name)
         interval = self.config.checkpoint.export_interval
-        if self._exports is not None and self.step % interval == 0:
+        if is_saved and self._exports is not None and self.step % interval == 0:
             self._exports.ask(name)
+        return is_saved
 
     def _background_exports(self) -> BackgroundExports | None:
         """On rank 0 of a run that exports; one that was stopped before its export makes up for it."""
@@ -198,8 +259,7 @@ class Loop:
             return
         faults: Any = parallel.broadcast_object(self._export_faults)
         for message in faults:
-            self.log.event("fault", self.step, message=message)
-            self.log.say(message)
+            self.log.fault(self.step, "export_missed", message)
         self._export_faults.clear()
 
 
@@ -213,6 +273,7 @@ class TrainingLoop(Loop):
         engine: what is trained, with what.
         train_stream: rows by ordinal.
         valid_stream: the same for validation, if there is one.
+        lengthened: makes the training stream anew for a run at another place, long enough for it.
     """
 
     def __init__(
@@ -223,8 +284,11 @@ class TrainingLoop(Loop):
         engine: Engine,
         train_stream: Stream,
         valid_stream: Stream | None,
+        lengthened: Callable[[CheckpointMetadata], Stream] | None = None,
     ) -> None:
         super().__init__(config, layout, ranks, engine)
+        self.samples_a_step = layout.global_batch_size
+        self._lengthened = lengthened
         self.train_stream, self.valid_stream = train_stream, valid_stream
         self.skipped_empty = 0
         self._train_runner = self._runner(self.config.data.train)
@@ -245,13 +309,18 @@ class TrainingLoop(Loop):
             loader=self.config.data.loader,
         )
 
+    def _reopen(self) -> None:
+        for iterator in self._iterators:
+            iterator.close()
+        if self._lengthened is not None:  # what is left out has to come from behind the end
+            self.train_stream = self._lengthened(self.metadata)
+        self._open()
+
     def _one_step(self) -> None:
         started = time.monotonic()
-        self._zero_gradients()
+        self._begin_update()
         sums = self._train_runner.run(self._iterators, self.layout.num_microbatches, step=self.step)
         report = StepReport.of(sums, self._names(self.config.data.train))
-        # Before the update: megatron-core's own order would spend the first update on a rate of 0.
-        self.scheduler.step(1)
         grad_norm = self._update(report)
         self.step += 1
         self.consumed += self.layout.global_batch_size
@@ -263,10 +332,16 @@ class TrainingLoop(Loop):
     def _update(self, report: StepReport) -> float:
         """Apply the gradients; skip a batch without masks."""
         if report.masked_tokens == 0:
+            self._verdict = Verdict(Action.SKIP, "empty_batch")
             self.skipped_empty += 1  # Adam would still move the weights
-            self.log.event("fault", self.step, message="global batch without masks: no update")
+            self.log.fault(
+                self.step + 1,
+                "empty_batch",
+                f"step {self.step + 1}: global batch without masks: no update",
+                is_said=False,
+            )
             return 0.0
-        return self._apply()
+        return self._apply(report.loss)
 
     def _report(self, report: StepReport, grad_norm: float, seconds: float) -> None:
         if not self.ranks.reports:
@@ -275,7 +350,6 @@ class TrainingLoop(Loop):
         width = positions // report.rows
         flops = flops_per_token(self.config.model, self.config.diffusion, width)
         achieved = positions * flops / seconds
-        # JSON has no NaN; a bad step's norm is recorded as null.
         norm = grad_norm if math.isfinite(grad_norm) else None
         self.log.step(
             self.step,
@@ -292,6 +366,8 @@ class TrainingLoop(Loop):
                 "consumed_samples": self.consumed,
                 "peak_memory_bytes": device.peak_memory_bytes(),
                 "skipped_empty": self.skipped_empty,
+                "update": self._verdict.action.value,
+                "skipped_updates": self.guard.state.skipped_total,
                 **{k: v for k, v in report.as_dict().items() if k != "loss"},
             },
         )

@@ -162,22 +162,35 @@ def build_scheduler(optimizer: Any, config: RunConfig) -> Any:
     )
 
 
-def update(optimizer: Any) -> UpdateResult:
-    """Clip and apply the gradients, or leave everything as it is where they are not finite.
+def gradient_norm(optimizer: Any) -> float:
+    """The norm of all gradients, summed over all processes; nothing is changed yet."""
+    optimizer.prepare_grads()
+    return float(optimizer.get_grad_norm())
 
-    The norm is summed over all processes, so that all of them decide alike. megatron-core has no
-    such check in bf16: found_inf exists with a gradient scaler only.
-    """
+
+def apply_gradients(optimizer: Any, grad_norm: float) -> bool:
+    """Clip and apply the gradients, after ``gradient_norm``; whether the optimizer did."""
     from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 
-    optimizer.prepare_grads()
-    grad_norm = float(optimizer.get_grad_norm())
-    if not math.isfinite(grad_norm):
-        return UpdateResult(False, grad_norm)
     for inner in getattr(optimizer, "chained_optimizers", [optimizer]):
         parameters = inner.get_parameters()
         if parameters and inner.config.clip_grad > 0.0:
             clip_grad_by_total_norm_fp32(
-                parameters, max_norm=inner.config.clip_grad, total_norm=grad_norm
+                parameters,
+                max_norm=inner.config.clip_grad,
+                total_norm=grad_norm,
+                use_decoupled_grad=inner.config.use_precision_aware_optimizer_no_fp8_or_ds_fp8,
             )
-    return UpdateResult(bool(optimizer.step_with_ready_grads()), grad_norm)
+    return bool(optimizer.step_with_ready_grads())
+
+
+def update(optimizer: Any) -> UpdateResult:
+    """Clip and apply the gradients, or leave everything as it is where they are not finite.
+
+    For loops without a guard. megatron-core has no such check in bf16: found_inf exists with a
+    gradient scaler only.
+    """
+    grad_norm = gradient_norm(optimizer)
+    if not math.isfinite(grad_norm):
+        return UpdateResult(False, grad_norm)
+    return UpdateResult(apply_gradients(optimizer, grad_norm), grad_norm)

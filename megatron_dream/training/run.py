@@ -97,7 +97,8 @@ def _build(
     ranks: Ranks,
     is_trial: bool,
 ) -> TrainingLoop:
-    planned = planned_ordinals(config, last_checkpoint(config))
+    last = last_checkpoint(config, ranks)
+    planned = planned_ordinals(config, None if last is None else last.metadata)
     train_stream, valid_stream, index_hash = _streams(config, stage, tokenizer, ranks, planned)
     engine = build_engine(
         config,
@@ -108,6 +109,7 @@ def _build(
         index_hash=index_hash,
         variable_lengths=not train_stream.has_one_width,
         is_trial=is_trial,
+        last=last,
     )
     engine.log.say(f"Training data: {engine.metadata.trained['training data']}")
     return TrainingLoop(
@@ -117,6 +119,9 @@ def _build(
         engine=engine,
         train_stream=train_stream,
         valid_stream=valid_stream,
+        lengthened=lambda place: _streams(
+            config, stage, tokenizer, ranks, planned_ordinals(config, place)
+        )[0],
     )
 
 

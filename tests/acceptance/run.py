@@ -42,6 +42,9 @@ CHECKS: dict[str, list[str]] = {
     "rehearsal: what it says is what jobs hold and write": [
         *PYTEST, "tests/parallel/test_rehearsal.py", "tests/unit/rehearsal",
     ],
+    "faults: 50 random ones in a run of four processes (about 25 minutes)": [
+        sys.executable, "tests/acceptance/soak.py",
+    ],
     "kill -9 at twenty moments of a save": [
         *PYTEST, "tests/system/test_pretrain.py", "-m", "acceptance",
     ],

@@ -239,6 +239,39 @@ def test_rewards_that_are_no_numbers_are_no_rewards(rl_config: Path, warm: WarmS
     assert event["solve_mean"] == event["solve_mean"]
 
 
+def test_bad_updates_send_the_run_back_without_their_problems(
+    rl_config: Path, warm: WarmStarter
+) -> None:
+    """NaN in both updates of the step that asks ordinals 8 to 11; the disk takes no samples meanwhile."""
+    code = (
+        "from megatron_dream.training import loop as base\n"
+        "norm = base.gradient_norm\n"
+        "def bad(optimizer):\n"
+        "    return float('nan') if loop.RlLoop.now._ordinals()[0] == 8 else norm(optimizer)\n"
+        "base.gradient_norm = bad\n"
+        "step, write = loop.RlLoop._one_step, loop.write_samples\n"
+        "def one_step(self):\n"
+        "    loop.RlLoop.now = self\n"
+        "    step(self)\n"
+        "def full(path, head, samples):\n"
+        "    if loop.RlLoop.now._ordinals()[0] == 8: raise OSError(28, 'No space left on device')\n"
+        "    write(path, head, samples)\n"
+        "loop.RlLoop._one_step, loop.write_samples = one_step, full\n"
+    )
+    words = ["--faults.patience", "1", "--faults.rollback_extra_steps", "0"]
+    done = warm.run_code(patched(code, rl_config, *words))
+    assert done.returncode == 0, done.stderr
+    run = rl_config.parent / "run"
+    faults = events(run, "fault")
+    assert [e["kind"] for e in faults if e["kind"] != "empty_batch"] == [
+        "samples_lost", "not_finite", "not_finite", "rollback",
+    ]  # fmt: skip
+    assert "step_00000002" in faults[-1]["message"] and "[[8, 12]]" in faults[-1]["message"]
+    assert [event["step"] for event in events(run, "step")] == [1, 2, 3, 3, 4]
+    head = json.loads((run / "samples" / "step-00000002.jsonl").read_text().splitlines()[0])
+    assert head["settings"]["skipped"] == [[8, 12]]
+
+
 @pytest.mark.parametrize("split", ["tensor", "pipeline"])
 def test_two_processes_of_one_replica(rl_config: Path, run_command: Command, split: str) -> None:
     words = [f"--parallel.{split}_model_parallel_size", "2", "--training.train_steps", "1"]

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from megatron_dream.checkpoint.metadata import FILE_NAME
-from megatron_dream.checkpoint.save import _remove_old, step_folder
+from megatron_dream.checkpoint.room import Kept, remove_old
+from megatron_dream.checkpoint.save import step_folder
 from megatron_dream.training import background_export
 from megatron_dream.training.background_export import BackgroundExports
 
@@ -71,14 +72,26 @@ def test_one_at_a_time_and_only_finished_ones(tmp_path: Path, children: list[Chi
     assert not (exports.folder / "step_00000002.log").exists()
 
 
+def test_an_export_that_cannot_begin_is_told_and_not_raised(
+    tmp_path: Path, children: list[Child]
+) -> None:
+    told: list[str] = []
+    exports = BackgroundExports(tmp_path, "t.model", told.append)
+    complete(exports.checkpoints, 2)
+    exports.folder.write_text("a file where the folder would be")
+    exports.ask(step_folder(2))
+    assert not children and exports.names() == set()
+    assert told[0].startswith("export of step_00000002 cannot begin")
+
+
 def test_what_is_read_or_kept_for_good_is_not_removed(tmp_path: Path) -> None:
     complete(tmp_path, 10, 20, 30, 40, 50, 60)
     (tmp_path / "latest").write_text(step_folder(60))
-    _remove_old(tmp_path, 2, 20, {step_folder(30)})
+    remove_old(tmp_path, Kept(2, 20, frozenset({step_folder(30)})))
     assert sorted(p.name for p in tmp_path.glob("step_*")) == [
         step_folder(step) for step in (20, 30, 40, 50, 60)
     ]
-    _remove_old(tmp_path, 2, 0, set())
+    remove_old(tmp_path, Kept(2))
     assert sorted(p.name for p in tmp_path.glob("step_*")) == [step_folder(50), step_folder(60)]
 
 
