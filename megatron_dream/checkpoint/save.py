@@ -12,6 +12,7 @@ import os
 import queue
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ class CheckpointWriter:
     ) -> None:
         self.folder, self.ranks, self.moves_latest = Path(folder), ranks, moves_latest
         self.keep_last, self.asynchronous = max(1, keep_last), asynchronous
+        self.longest_seconds = 0.0  # of a save, from its beginning until it was complete
         self._calls: Any = None
         if asynchronous:
             from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
@@ -86,6 +88,7 @@ class CheckpointWriter:
         is complete, or, if asynchronous, when its content no longer depends on the model's tensors.
         """
         self.finish(wait=True)
+        began = time.monotonic()
         temporary = self.folder / f".{name}.tmp"
         if self.ranks.rank == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -95,9 +98,9 @@ class CheckpointWriter:
         state = self._state(chunks, metadata, optimizer, scheduler)
         request = self._write(state, temporary)
         if request is None:
-            self._publish(temporary, name, metadata)
+            self._publish(temporary, name, metadata, began)
             return
-        request.add_finalize_fn(lambda: self._publish(temporary, name, metadata))
+        request.add_finalize_fn(lambda: self._publish(temporary, name, metadata, began))
         self._calls.schedule_async_request(request)
 
     def finish(self, wait: bool = False) -> None:
@@ -133,7 +136,9 @@ class CheckpointWriter:
             async_sharded_save=self.asynchronous,
         )
 
-    def _publish(self, temporary: Path, name: str, metadata: CheckpointMetadata) -> None:
+    def _publish(
+        self, temporary: Path, name: str, metadata: CheckpointMetadata, began: float
+    ) -> None:
         barrier()
         names = list_files(temporary)
         mine = names[self.ranks.rank :: self.ranks.world_size]
@@ -148,6 +153,7 @@ class CheckpointWriter:
                 _point_latest(target)
                 _remove_old(self.folder, self.keep_last)
         barrier()
+        self.longest_seconds = max(self.longest_seconds, time.monotonic() - began)
 
 
 def _fsync_files(folder: Path) -> None:

@@ -82,7 +82,7 @@ class RlLoop(Loop):
         super().close()
 
     def _one_step(self) -> None:
-        clock = Clock()
+        clock = Clock(self.watch.enter)
         # Before the updates: megatron-core's own order would spend the first one on a rate of 0.
         self.scheduler.step(1)
         samples = self._samples(clock)
@@ -97,7 +97,7 @@ class RlLoop(Loop):
         self.step += 1
         self.consumed += self.rl.prompts_per_step
         self._tokens += sum(sample.length for sample in samples)
-        device.synchronize()
+        self._settle()
         facts.update(_facts_of(samples, reports), skipped_steps=self.skipped)
         self._metrics["training"] = {
             "step": self.step,
@@ -231,6 +231,7 @@ class RlLoop(Loop):
         with clock("update"):
             for epoch in epochs:
                 self._zero_gradients()
+                self.watch.begin_compute()
                 reports.append(self.runner.run(batches[epoch], old[epoch], num_rows))
                 norms.append(self._apply())
         return reports, norms
@@ -276,6 +277,7 @@ class RlLoop(Loop):
                 "seconds_left": self._seconds_left(),
                 "consumed_samples": self.consumed,
                 "peak_memory_bytes": device.peak_memory_bytes(),
+                **self.watch.facts,
                 **facts,
             },
             line=f"solved {facts['solve_mean']:.3f}  informative {facts['informative_share']:.2f}  "
@@ -293,7 +295,12 @@ class RlLoop(Loop):
         self._metrics["validation"] = {"step": self.step, "solve_mean": rate}
         self.log.validation(
             self.step,
-            {"solve_mean": rate, "problems": len(samples), "judged": len(judged)},
+            {
+                "solve_mean": rate,
+                "problems": len(samples),
+                "judged": len(judged),
+                "seconds": self.watch.elapsed(),
+            },
             line=f"{rate:.3f} of {len(judged)} problems solved",
         )
 

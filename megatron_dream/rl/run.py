@@ -13,6 +13,7 @@ from ..sandbox import ProblemError
 from ..tokenizer.base import Tokenizer
 from ..tokenizer.chat import ChatTemplate
 from ..training.engine import build_engine, prepare
+from ..training.watch.watch import Watch
 from .asking import Asked
 from .loop import RlLoop
 from .problems import RlProblem, read_problems
@@ -26,33 +27,36 @@ def rl(config: RunConfig, dry_run: int | None = None) -> int:
         dry_run: stop after this many steps; nothing is written into the run folder.
 
     Returns:
-        Exit code 0.
+        Exit code (exit_codes.py): 0, or 75 where it is to be run again.
 
     Raises:
         UserError: anything that a person can mend, on every process alike.
     """
-    loop = open_loop(config, dry_run=dry_run is not None)
-    try:
-        loop.train(stop_after=dry_run)
-    finally:
-        loop.close()
-    return 0
+    with Watch(config, writes=dry_run is None) as watch:
+        loop = open_loop(config, dry_run=dry_run is not None, watch=watch)
+        try:
+            return loop.train(stop_after=dry_run)
+        finally:
+            loop.close()
 
 
-def open_loop(config: RunConfig, *, dry_run: bool = False) -> RlLoop:
+def open_loop(config: RunConfig, *, dry_run: bool = False, watch: Watch | None = None) -> RlLoop:
     """Everything that a run holds, before its first step.
 
     Args:
         config: the run; presets may still be unresolved.
         dry_run: nothing is written into the run folder.
+        watch: over this process; None: nothing is watched.
 
     Raises:
         UserError: anything that a person can mend, on every process alike.
     """
+    watch = watch or Watch()
     validate(config, "rl")
     complete(config)
     stage = config.rl
     tokenizer, layout, ranks = prepare(config, "rl")
+    watch.start(ranks)
     if stage.ratio == "sequence" and stage.prompts_per_step % layout.dp:
         raise ConfigError(
             f"rl.ratio: sequence needs both masks of a response on one rank; make rl.prompts_per_step "
@@ -69,6 +73,7 @@ def open_loop(config: RunConfig, *, dry_run: bool = False) -> RlLoop:
         index_hash=_hash_of(problems),
         variable_lengths=True,
         dry_run=dry_run,
+        watch=watch,
     )
     engine.metadata.trained["training data"] = words
     engine.log.say(words)

@@ -27,6 +27,7 @@ from .identity import check_initial_weights, check_resume, resolve_vocabulary, r
 from .log import RunLog
 from .optimizer import build_optimizer, build_scheduler, wrap_data_parallel
 from .provenance import origin_of, provenance, resumed
+from .watch.watch import Watch
 
 
 @dataclasses.dataclass
@@ -40,6 +41,7 @@ class Engine:
         metadata: of the next checkpoint; a resumed run's step and place in the data.
         writer: of checkpoints; None in a dry run.
         log: of the run.
+        watch: over this process.
     """
 
     model: list[Any]
@@ -48,6 +50,7 @@ class Engine:
     metadata: CheckpointMetadata
     writer: CheckpointWriter | None
     log: RunLog
+    watch: Watch = dataclasses.field(default_factory=Watch)
 
 
 def prepare(config: RunConfig, stage: str) -> tuple[Tokenizer, Layout, Ranks]:
@@ -75,6 +78,7 @@ def build_engine(
     index_hash: str,
     variable_lengths: bool,
     dry_run: bool,
+    watch: Watch | None = None,
 ) -> Engine:
     """Model, optimizer and schedule, new, from ``checkpoint.init_from``, or from the run's last checkpoint.
 
@@ -87,13 +91,17 @@ def build_engine(
         index_hash: of the data and its order; a run does not go on with another.
         variable_lengths: micro-batches differ in width.
         dry_run: nothing is written.
+        watch: over this process, started; None: nothing is watched.
 
     Raises:
         CheckpointError: what there is cannot be used.
+        ConfigError: the run started too often without progress.
     """
+    watch = watch or Watch()
     folder = Path(config.checkpoint.run_folder)
     checkpoints = folder / "checkpoints"
     saved = last_checkpoint(config)
+    watch.begin_run(saved.step if saved else 0, layout.equation())
     metadata = run_metadata(config, tokenizer, layout, index_hash, stage)
     metadata.trained = provenance(config)
     chunks = build_model(
@@ -123,6 +131,7 @@ def build_engine(
         config.logging,
         config.training.train_steps,
         enabled=ranks.reports,
+        first_step=metadata.step,
     )
     log.say(layout.equation())
     writer = CheckpointWriter(
@@ -131,7 +140,7 @@ def build_engine(
         keep_last=config.checkpoint.keep_last,
         asynchronous=config.checkpoint.async_save,
     )
-    return Engine(wrapped, optimizer, scheduler, metadata, None if dry_run else writer, log)
+    return Engine(wrapped, optimizer, scheduler, metadata, None if dry_run else writer, log, watch)
 
 
 def last_checkpoint(config: RunConfig) -> CheckpointMetadata | None:

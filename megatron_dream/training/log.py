@@ -2,7 +2,7 @@
 
 Only the process that knows the loss speaks (``Ranks.reports``). JSON lines are the record that
 ``status`` and plots read: one object a line with ``event`` (start, step, validation, checkpoint,
-fault, end), ``step``, ``time``.
+export, straggler, fault, stop, end), ``step``, ``time``.
 """
 
 from __future__ import annotations
@@ -10,23 +10,61 @@ from __future__ import annotations
 import json
 import sys
 import time
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 from ..config.schema import LoggingConfig
-from ..errors import MissingDependencyError
+from ..errors import DataError, MissingDependencyError
+from ..files import atomic_write
 
 LOG_FILE = "log.jsonl"
+WANDB_ID = "wandb_id"  # file of the run folder
 
 
-def _tensorboard(folder: Path) -> Any:
+def read_log(run_folder: Path | str) -> list[dict[str, Any]]:
+    """Records of a run's log; lines that a crash or a full disk cut off are left out.
+
+    Raises:
+        DataError: there is no log.
+    """
+    path = Path(run_folder) / LOG_FILE
+    if not path.is_file():
+        raise DataError(
+            f"{run_folder} is no run folder: {LOG_FILE} is missing; name a run's folder"
+        )
+    records = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(record, dict) and {"event", "step", "time"} <= record.keys():
+            records.append(record)
+    return records
+
+
+def _open_log(path: Path) -> IO[str]:
+    """To append whole lines: one that a crash cut off is ended first."""
+    stream = open(path, "a+", encoding="utf-8")  # noqa: SIM115
+    if end := stream.tell():
+        with open(path, "rb") as reader:
+            reader.seek(end - 1)
+            if reader.read(1) != b"\n":
+                stream.write("\n")
+    return stream
+
+
+def _tensorboard(folder: Path, first_step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise MissingDependencyError(
             "logging.tensorboard is on, but tensorboard is not installed: pip install tensorboard"
         ) from None
-    return SummaryWriter(str(folder))
+    # What an earlier start reported of steps that are now done again is not shown twice.
+    return SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
 
 
 def _wandb(project: str, folder: Path) -> Any:
@@ -36,7 +74,21 @@ def _wandb(project: str, folder: Path) -> Any:
         raise MissingDependencyError(
             "logging.wandb_project is set, but wandb is not installed: pip install wandb"
         ) from None
-    return wandb.init(project=project, name=folder.name, dir=str(folder), resume="allow")
+    run = wandb.init(
+        project=project, name=folder.name, dir=str(folder), id=_wandb_id(folder), resume="allow"
+    )
+    # W&B's own step only grows, and it drops what a resumed run says of steps that it does again.
+    wandb.define_metric("*", step_metric="step")
+    return run
+
+
+def _wandb_id(folder: Path) -> str:
+    """The run's name at W&B, the same in all its starts."""
+    path = folder / WANDB_ID
+    if not path.is_file():
+        with atomic_write(path) as stream:
+            stream.write(uuid.uuid4().hex[:12])
+    return path.read_text(encoding="utf-8").strip()
 
 
 def _duration(seconds: float) -> str:
@@ -53,10 +105,17 @@ class RunLog:
         config: intervals and sinks.
         total_steps: for the time left.
         enabled: whether this process speaks.
+        first_step: finished updates at the start.
     """
 
     def __init__(
-        self, folder: Path | None, config: LoggingConfig, total_steps: int, *, enabled: bool
+        self,
+        folder: Path | None,
+        config: LoggingConfig,
+        total_steps: int,
+        *,
+        enabled: bool,
+        first_step: int = 0,
     ) -> None:
         self.config, self.total_steps, self.enabled = config, total_steps, enabled
         self._stream: IO[str] | None = None
@@ -64,10 +123,13 @@ class RunLog:
         self._wandb: Any = None
         self._bar: Any = None
         self._last_line = 0.0
+        self._unrecorded = 0.0  # seconds of steps since the last record of one
+        self._listener: Callable[[dict[str, Any]], None] | None = None
         if enabled and folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            self._stream = open(folder / LOG_FILE, "a", encoding="utf-8")  # noqa: SIM115
-            self._board = _tensorboard(folder / "tensorboard") if config.tensorboard else None
+            self._stream = _open_log(folder / LOG_FILE)
+            if config.tensorboard:
+                self._board = _tensorboard(folder / "tensorboard", first_step)
             self._wandb = _wandb(config.wandb_project, folder) if config.wandb_project else None
 
     def start_bar(self, first_step: int) -> None:
@@ -94,6 +156,12 @@ class RunLog:
         record = {"event": event, "step": step, "time": round(time.time(), 3), **values}
         self._stream.write(json.dumps(record) + "\n")
         self._stream.flush()
+        if self._listener is not None:
+            self._listener(record)
+
+    def listen(self, listener: Callable[[dict[str, Any]], None] | None) -> None:
+        """Have ``listener`` told of every record from now on; None: nobody."""
+        self._listener = listener
 
     def step(self, step: int, values: dict[str, Any], line: str | None = None) -> None:
         """Report a finished step.
@@ -105,8 +173,10 @@ class RunLog:
         """
         if not self.enabled:
             return
+        self._unrecorded += values.get("seconds", 0.0)
         if step % self.config.interval == 0 or step == self.total_steps:
-            self.event("step", step, **values)
+            seconds, self._unrecorded = round(self._unrecorded, 4), 0.0
+            self.event("step", step, **values, seconds_since_record=seconds)
             self._scalars(step, values, "train")
         line = line or (
             f"loss {values['loss']:.4f}  {values['tokens_per_second']:,.0f} tok/s  "
@@ -153,7 +223,7 @@ class RunLog:
             for name, value in numbers.items():
                 self._board.add_scalar(name, value, step)
         if self._wandb is not None:
-            self._wandb.log(numbers, step=step)
+            self._wandb.log({**numbers, "step": step})
 
     def close(self) -> None:
         """Flush and close every sink."""

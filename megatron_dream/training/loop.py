@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .. import device, parallel
+from .. import device, exit_codes, parallel
 from ..checkpoint.save import step_folder
+from ..checkpoint.state import unwrap
 from ..config.layout import Layout
 from ..config.schema import RunConfig
 from ..data.stream import Stream
@@ -27,6 +28,7 @@ from .provenance import metrics_of
 from .step import StepRunner
 from .throughput import flops_per_token, peak_flops
 from .validation import validate
+from .watch.watch import Stop
 
 MAX_BAD_STEPS = 5  # consecutive updates whose gradient was not finite
 
@@ -49,6 +51,8 @@ class Loop:
             engine.scheduler,
         )
         self.metadata, self.writer, self.log = engine.metadata, engine.writer, engine.log
+        self.watch = engine.watch
+        self._stop: Stop | None = None  # why to end before the last step
         self.step = self.metadata.step
         self.consumed = self.metadata.consumed_samples
         self.bad_steps = 0
@@ -58,8 +62,12 @@ class Loop:
         self._first_step = self.step
         self._metrics: dict[str, Any] = dict(self.metadata.trained.get("metrics") or {})
 
-    def train(self, stop_after: int | None = None) -> None:
-        """Run to ``train_steps``, or for ``stop_after`` steps."""
+    def train(self, stop_after: int | None = None) -> int:
+        """Run to ``train_steps``, or for ``stop_after`` steps.
+
+        Returns:
+            Exit code: 0, or why it ended before (exit_codes.py).
+        """
         training = self.config.training
         end = training.train_steps
         if stop_after is not None:
@@ -70,24 +78,44 @@ class Loop:
             total_steps=training.train_steps,
             layout=self.layout.equation(),
             consumed_samples=self.consumed,
+            **self.watch.start_facts,
         )
         self.log.start_bar(self.step)
+        self.watch.open(self.log, unwrap(self.model[0]).config)
+        self._settle()  # a signal may have come before the first step
         self._open()
-        while self.step < end:
+        while self.step < end and self._stop is None:
+            self.watch.begin_step()
             self._one_step()
             if self.writer is not None:
                 self.writer.finish()
-            if training.eval_interval and self.step % training.eval_interval == 0:
-                self._validate()
+            self.watch.after_step()
+            if self._stop is not None:
+                break
+            if self._is_time_to_validate():
+                self._validate_now()
             if self._is_time_to_save():
                 self._save()
-        if training.eval_interval and self.step % training.eval_interval and stop_after is None:
-            self._validate()
-        if self.writer is not None and self._saved_step != self.step:
+        is_whole = self._stop is None and stop_after is None
+        if is_whole and training.eval_interval and not self._is_time_to_validate():
+            self._validate_now()
+        return self._finish()
+
+    def _finish(self) -> int:
+        """Save what is not saved, say how it ended."""
+        is_new = self.step > self._first_step or self._stop is None
+        if self.writer is not None and self._saved_step != self.step and is_new:
             self._save()
-        if self.writer is not None:
-            self.writer.finish(wait=True)
-        self.log.event("end", self.step)
+        with self.watch.during("end"):
+            if self.writer is not None:
+                self.writer.finish(wait=True)
+        stop = self._stop or Stop("done", exit_codes.DONE, "all steps are done")
+        event = "end" if self._stop is None else "stop"
+        self.log.event(event, self.step, reason=stop.reason, message=stop.message)
+        if self._stop is not None:
+            self.log.say(f"stopped at step {self.step}: {stop.message}")
+        self.watch.tell_end(stop.reason, stop.code, stop.message)
+        return stop.code
 
     def close(self) -> None:
         """Close the log's sinks."""
@@ -102,6 +130,33 @@ class Loop:
     def _validate(self) -> None:
         raise NotImplementedError
 
+    def _settle(self) -> None:
+        """End the step on the device; learn whether all ranks stop behind it."""
+        if self.writer is not None and self.writer.longest_seconds:
+            self.watch.took("save", self.writer.longest_seconds)
+        self._stop = self.watch.settle(self.step, self._upcoming())
+
+    def _upcoming(self) -> list[str]:
+        """What comes before there is another chance to stop: the next step, and what follows it."""
+        after = self.step + 1
+        training, checkpoint = self.config.training, self.config.checkpoint
+        intervals = {
+            "validation": training.eval_interval,
+            "save": checkpoint.save_interval,
+            "export": checkpoint.export_interval,
+        }
+        now = [name for name, n in intervals.items() if n and self.step % n == 0]
+        then = [name for name, n in intervals.items() if n and after % n == 0]
+        return [*now, "step", *then]
+
+    def _is_time_to_validate(self) -> bool:
+        interval = self.config.training.eval_interval
+        return bool(interval) and self.step % interval == 0
+
+    def _validate_now(self) -> None:
+        with self.watch.during("validation"):
+            self._validate()
+
     def _zero_gradients(self) -> None:
         for chunk in self.model:
             chunk.zero_grad_buffer()
@@ -109,11 +164,12 @@ class Loop:
 
     def _apply(self) -> float:
         """Apply the gradients, tell their norm; stop after too many that are not finite."""
+        self.watch.enter("update")
         result = update(self.optimizer)
         self.bad_steps = 0 if result.applied else self.bad_steps + 1
         if not result.applied:
             message = f"gradient is not finite at step {self.step}: no update"
-            self.log.event("fault", self.step, message=message)
+            self.log.event("fault", self.step, kind="nan", message=message)
             self.log.say(message)
         if self.bad_steps > MAX_BAD_STEPS:
             raise DataError(
@@ -148,14 +204,20 @@ class Loop:
             },
         )
         name = step_folder(self.step)
-        self.writer.save(
-            name, self.model, metadata, optimizer=self.optimizer, scheduler=self.scheduler
-        )
-        self._saved_step = self.step
-        self.log.event("checkpoint", self.step, name=name)
+        with self.watch.during("save"):
+            self.writer.save(
+                name, self.model, metadata, optimizer=self.optimizer, scheduler=self.scheduler
+            )
+            if self._stop is not None:
+                self.writer.finish(wait=True)
+            self._saved_step = self.step
+            seconds = self.watch.elapsed()
+            self.log.event("checkpoint", self.step, name=name, seconds=seconds)
         interval = self.config.checkpoint.export_interval
-        if interval and self.step % interval == 0:
-            self._export(name)
+        if interval and self.step % interval == 0 and self._stop is None:
+            with self.watch.during("export"):
+                self._export(name)
+                self.log.event("export", self.step, name=name, seconds=self.watch.elapsed())
 
     def _export(self, name: str) -> None:
         """Write the step's Hugging Face folder from its finished checkpoint."""
@@ -201,7 +263,7 @@ class TrainingLoop(Loop):
         self._iterators: list[Any] = []
 
     def _open(self) -> None:
-        self._iterators = micro_batch_iterators(
+        iterators = micro_batch_iterators(
             self.train_stream,
             self.ranks,
             self.layout,
@@ -211,10 +273,12 @@ class TrainingLoop(Loop):
             workers=self.config.data.num_workers,
             loader=self.config.data.loader,
         )
+        self._iterators = [self.watch.reading(iterator) for iterator in iterators]
 
     def _one_step(self) -> None:
         started = time.monotonic()
         self._zero_gradients()
+        self.watch.begin_compute()
         sums = self._train_runner.run(self._iterators, self.layout.num_microbatches, step=self.step)
         report = StepReport.of(sums, self._names(self.config.data.train))
         # Before the update: megatron-core's own order would spend the first update on a rate of 0.
@@ -224,7 +288,7 @@ class TrainingLoop(Loop):
         self.consumed += self.layout.global_batch_size
         self._tokens += report.real_tokens
         self._metrics["training"] = metrics_of(self.step, report)
-        device.synchronize()
+        self._settle()
         self._report(report, grad_norm, time.monotonic() - started)
 
     def _update(self, report: StepReport) -> float:
@@ -259,6 +323,7 @@ class TrainingLoop(Loop):
                 "consumed_samples": self.consumed,
                 "peak_memory_bytes": device.peak_memory_bytes(),
                 "skipped_empty": self.skipped_empty,
+                **self.watch.facts,
                 **{k: v for k, v in report.as_dict().items() if k != "loss"},
             },
         )
@@ -277,7 +342,8 @@ class TrainingLoop(Loop):
             source_names=self._names(self.config.data.valid),
         )
         self._metrics["validation"] = metrics_of(self.step, report)
-        self.log.validation(self.step, report.as_dict())
+        seconds = self.watch.elapsed()
+        self.log.validation(self.step, {**report.as_dict(), "seconds": seconds})
 
     def _runner(self, sources: list[Any]) -> StepRunner:
         return StepRunner(

@@ -21,6 +21,7 @@ from ..tokenizer.base import Tokenizer
 from ..tokenizer.load import load_tokenizer
 from .engine import build_engine, data_position, last_checkpoint, prepare
 from .loop import TrainingLoop
+from .watch.watch import Watch
 
 
 def pretrain(config: RunConfig, dry_run: int | None = None) -> int:
@@ -42,18 +43,19 @@ def train(config: RunConfig, stage: str, dry_run: int | None = None) -> int:
         dry_run: stop after this many steps; nothing is written into the run folder.
 
     Returns:
-        Exit code 0.
+        Exit code (exit_codes.py): 0, or 75 where it is to be run again.
 
     Raises:
         UserError: anything that a person can mend, on every process alike.
     """
-    tokenizer, layout, ranks = prepare(config, stage)
-    loop = _build(config, stage, tokenizer, layout, ranks, dry_run)
-    try:
-        loop.train(stop_after=dry_run)
-    finally:
-        loop.close()
-    return 0
+    with Watch(config, writes=dry_run is None) as watch:
+        tokenizer, layout, ranks = prepare(config, stage)
+        watch.start(ranks)
+        loop = _build(config, stage, tokenizer, layout, ranks, dry_run, watch)
+        try:
+            return loop.train(stop_after=dry_run)
+        finally:
+            loop.close()
 
 
 def build_index(config: RunConfig, token_budget: str | None = None) -> int:
@@ -96,6 +98,7 @@ def _build(
     layout: Layout,
     ranks: Ranks,
     dry_run: int | None,
+    watch: Watch,
 ) -> TrainingLoop:
     planned = _planned_ordinals(config, last_checkpoint(config))
     train_stream, valid_stream, index_hash = _streams(config, stage, tokenizer, ranks, planned)
@@ -108,6 +111,7 @@ def _build(
         index_hash=index_hash,
         variable_lengths=not train_stream.has_one_width,
         dry_run=dry_run is not None,
+        watch=watch,
     )
     engine.log.say(f"Training data: {engine.metadata.trained['training data']}")
     return TrainingLoop(
