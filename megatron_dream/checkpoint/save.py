@@ -18,6 +18,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from ..data.signals import signals_held
 from ..files import atomic_write, fsync_folder, write_json
 from ..parallel import Ranks, barrier
 from .metadata import FILE_NAME, LATEST, CheckpointMetadata, describe_file, list_files
@@ -96,12 +97,15 @@ class CheckpointWriter:
             temporary.mkdir()
         barrier()
         state = self._state(chunks, metadata, optimizer, scheduler)
-        request = self._write(state, temporary)
-        if request is None:
+        if not self.asynchronous:
+            self._write(state, temporary)
             self._publish(temporary, name, metadata, began)
             return
-        request.add_finalize_fn(lambda: self._publish(temporary, name, metadata, began))
-        self._calls.schedule_async_request(request)
+        # Saver and queue begin with signals blocked: one that is sent to the whole job ends neither.
+        with signals_held():
+            request = self._write(state, temporary)
+            request.add_finalize_fn(lambda: self._publish(temporary, name, metadata, began))
+            self._calls.schedule_async_request(request)
 
     def finish(self, wait: bool = False) -> None:
         """Complete background saves that are done, or all of them; every process calls this."""

@@ -35,7 +35,7 @@ class Signals:
                 self._before[number] = signal.signal(number, self._note)
 
     def close(self) -> None:
-        """Put the handlers back that were there; where a stop was asked for, the process ends, undisturbed."""
+        """Put the handlers back that were there; after a wish to stop the process ends undisturbed."""
         for number, handler in self._before.items():
             # Ignored and not noted: when Python ends it gives signals with handlers their default back.
             last = signal.SIG_IGN if self.wish else handler
