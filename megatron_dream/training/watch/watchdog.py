@@ -79,6 +79,8 @@ class Watchdog:
             threading.Thread(target=loop, daemon=True, name=f"watch-{loop.__name__}")
             for loop in (self._clock, self._heart)
         ]
+        self._armed = (0.0, 0.0)  # when faulthandler's timer was set, and for what limit
+        self._arm_timer()
         for thread in self._threads:
             thread.start()
 
@@ -109,7 +111,6 @@ class Watchdog:
             os.close(self._stacks_file)
 
     def _clock(self) -> None:
-        armed = -_REARM
         while not self._closing.wait(_TICK) or self._end is not None:
             if self._closing.is_set():
                 time.sleep(_TICK)
@@ -118,13 +119,13 @@ class Watchdog:
                 self._respond(None)
             if self._end is not None and now > self._end:
                 os._exit(exit_codes.HANG)
-            if now - armed >= _REARM:
-                armed = now
+            if now - self._armed[0] >= _REARM or self._armed[1] != self._phase.limit:
                 self._arm_timer()
 
     def _arm_timer(self) -> None:
         """Set the timer of C to a moment that only a process whose Python stands still can reach."""
         phase = self._phase
+        self._armed = (time.monotonic(), phase.limit)
         if not phase.limit:
             faulthandler.cancel_dump_traceback_later()
             return
