@@ -89,6 +89,14 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
+def communication_trace() -> bytes | None:
+    """What NCCL's flight recorder holds, as ``torchfrtrace`` reads it; None without one."""
+    if device_type() == "cpu":
+        return None
+    dump = getattr(torch._C._distributed_c10d, "_dump_nccl_trace", None)
+    return bytes(dump()) if dump is not None else None
+
+
 class Moment:
     """When the device has done what it was given so far: on a GPU in its own time, which nobody waits for."""
 

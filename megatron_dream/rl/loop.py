@@ -83,9 +83,13 @@ class RlLoop(Loop):
 
     def _one_step(self) -> None:
         clock = Clock(self.watch.enter)
+        samples = self._samples(clock)
+        # Rollouts are most of a step, and are kept: a run that stops here goes on with them.
+        self._stop = self.watch.agree(self._upcoming())
+        if self._stop is not None:
+            return
         # Before the updates: megatron-core's own order would spend the first one on a rate of 0.
         self.scheduler.step(1)
-        samples = self._samples(clock)
         groups, facts = self._groups(samples)
         reports: list[PolicyReport] = []
         norms: list[float] = []

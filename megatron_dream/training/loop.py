@@ -89,12 +89,13 @@ class Loop:
             self._one_step()
             if self.writer is not None:
                 self.writer.finish()
-            self.watch.after_step()
             if self._stop is not None:
                 break
+            self.watch.after_step()
             if self._is_time_to_validate():
                 self._validate_now()
-            if self._is_time_to_save():
+                self._stop = self.watch.agree(self._upcoming())  # validations may take long
+            if self._stop is None and self._is_time_to_save():
                 self._save()
         is_whole = self._stop is None and stop_after is None
         if is_whole and training.eval_interval and not self._is_time_to_validate():

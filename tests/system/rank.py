@@ -1,6 +1,6 @@
 """One rank of a training command, as a launcher would start it, with a fault if the test asks for one.
 
-    rank.py RANK WORLD PORT FAULT WORD...
+    rank.py RANK WORLD PORT FAULT [env:NAME=VALUE...] WORD...
 
 FAULT: ``none``; ``hang:RANK:N``: that rank sleeps for ever before it reads its N-th micro-batch;
 ``slow:RANK:SECONDS``: it sleeps before each.
@@ -39,6 +39,9 @@ if __name__ == "__main__":
     rank, world, port, fault, *words = sys.argv[1:]
     os.environ |= {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_WORLD_SIZE": world}
+    while words[0].startswith("env:"):
+        name, _, value = words.pop(0).removeprefix("env:").partition("=")
+        os.environ[name] = value
     from megatron_dream.cli import main
 
     install(fault, int(rank))

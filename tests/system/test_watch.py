@@ -20,6 +20,7 @@ from megatron_dream.checkpoint.metadata import read_metadata, resolve_checkpoint
 from megatron_dream.checkpoint.tensors import TensorReader
 from megatron_dream.training.status import summarise
 from tests.warm import WarmProcess, WarmStarter
+from tests.webhook import SECRET, Receiver
 
 RANK = str(Path(__file__).with_name("rank.py"))
 PATIENCE = 240.0  # seconds; nothing takes so long unless it is broken
@@ -54,13 +55,16 @@ def start(warm: WarmStarter, tmp_path: Path) -> Iterator[Start]:
     """Begin the ranks of ``pretrain``; what is left of them ends with the test."""
     groups: list[int] = []
 
-    def begin(*words: str, world: int = 2, fault: str = "none") -> list[WarmProcess]:
+    def begin(
+        *words: str, world: int = 2, fault: str = "none", **variables: str
+    ) -> list[WarmProcess]:
+        given = [f"env:{name}={value}" for name, value in variables.items()]
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
         processes = [
             warm.start(
-                RANK, str(rank), str(world), port, fault, "pretrain", *words,
+                RANK, str(rank), str(world), port, fault, *given, "pretrain", *words,
                 output=os.devnull, errors=tmp_path / f"errors-{rank}",
             )
             for rank in range(world)
@@ -84,12 +88,24 @@ WATCHED = [
 ]
 
 
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    made = Receiver()
+    yield made
+    made.close()
+
+
 def test_a_rank_that_hangs_ends_all_with_their_stacks(
-    config_file: Path, tmp_path: Path, start: Start
+    config_file: Path, tmp_path: Path, start: Start, receiver: Receiver
 ) -> None:
-    ranks = start("--config", str(config_file), *WATCHED, fault="hang:1:9")
+    words = ["--config", str(config_file), *WATCHED, "--alerts.webhook_variable", "HOOK"]
+    ranks = start(*words, fault="hang:1:9", HOOK=receiver.address, WANDB_API_KEY=SECRET)
     assert codes(ranks) == [exit_codes.HANG] * 2
     run = tmp_path / "run"
+    assert [body["kind"] for body in receiver.bodies] == ["hang"]
+    assert "rank 1" in receiver.bodies[0]["text"] and receiver.bodies[0]["step"] == 4
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [path for path in written if SECRET.encode() in path.read_bytes()]
     said = errors_of(tmp_path, 0) + errors_of(tmp_path, 1)
     assert said.count("HANG: ") == 1, "one rank sums up"
     summary = said[said.index("HANG: ") :]
@@ -128,15 +144,18 @@ def assert_equal_checkpoints(first: Path, second: Path) -> None:
 
 
 def test_a_signal_to_one_rank_stops_both_at_the_same_step(
-    config_file: Path, tmp_path: Path, start: Start
+    config_file: Path, tmp_path: Path, start: Start, receiver: Receiver
 ) -> None:
     """The straight run has a slow rank, which its log names; data and updates are the same."""
     words = ["--config", str(config_file), "--training.train_steps", "12"]
     words += ["--watch.straggler_interval_steps", "4", "--checkpoint.save_interval", "0"]
+    words += ["--alerts.webhook_variable", "HOOK"]
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     folder = "--checkpoint.run_folder"
-    assert codes(start(*words, folder, str(straight), fault="slow:1:0.15")) == [0, 0]
-    ranks = start(*words, folder, str(stopped), fault="slow:0:0.15")
+    hook = {"HOOK": receiver.address}
+    assert codes(start(*words, folder, str(straight), fault="slow:1:0.15", **hook)) == [0, 0]
+    assert [body["kind"] for body in receiver.bodies] == ["straggler", "end"]
+    ranks = start(*words, folder, str(stopped), fault="slow:0:0.15", **hook)
     wait_for(lambda: events(stopped, "step"), ranks)
     os.kill(ranks[1].pid, signal.SIGTERM)
     while ranks[1].poll() is None:  # and again during the save
@@ -146,7 +165,8 @@ def test_a_signal_to_one_rank_stops_both_at_the_same_step(
     assert codes(ranks) == [exit_codes.AGAIN] * 2
     step = events(stopped, "stop")[-1]["step"]
     assert 1 <= step < 12 and read_metadata(resolve_checkpoint(stopped)).step == step
-    assert codes(start(*words, folder, str(stopped))) == [0, 0]
+    assert {"stop"} == {body["kind"] for body in receiver.bodies[2:]} - {"straggler"}
+    assert codes(start(*words, folder, str(stopped), **hook)) == [0, 0]
     assert_equal_checkpoints(straight, stopped)
     slow = events(straight, "straggler")
     assert slow and {one["rank"] for one in slow[0]["ranks"]} == {1}

@@ -9,7 +9,7 @@ from ...config.schema import WatchConfig
 
 _STEP = ("step", "data", "forward_backward", "update")
 _ROLLOUT = ("rollout", "judge", "old_log_probabilities")
-_RAISE = 4.0  # times the first step: what a phase of a step may take at least
+_RAISE = 4.0  # times the longest phase of the first step: what one may take at least
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Limits:
     """How long each phase may take.
 
     A step that takes long by itself is no hang: after the first step no phase of a step has less than
-    four times what the first one took.
+    four times what the longest one took in the first.
 
     Args:
         config: the limits as given.
@@ -58,7 +58,7 @@ class Limits:
         self._by_name["validation"] = config.validation_limit_seconds
         for name in ("save", "export", "end"):
             self._by_name[name] = config.save_limit_seconds
-        self._is_first = True
+        self._is_first, self._longest = True, 0.0
 
     def of(self, phase: str) -> float:
         """Seconds; 0: any time."""
@@ -68,10 +68,15 @@ class Limits:
             return max(self._first, self._step) if self._first and self._step else 0.0
         return self._step
 
-    def first_step_took(self, seconds: float) -> float | None:
-        """Note what the first step took; the new limit of a step's phases, where it had to be raised."""
+    def took(self, phase: str, seconds: float) -> None:
+        """Note what a phase took."""
+        if self._is_first and phase in _STEP:
+            self._longest = max(self._longest, seconds)
+
+    def first_step_is_over(self) -> float | None:
+        """The new limit of a step's phases, where it had to be raised."""
         self._is_first = False
-        if not self._step or _RAISE * seconds <= self._step:
+        if not self._step or _RAISE * self._longest <= self._step:
             return None
-        self._step = _RAISE * seconds
+        self._step = _RAISE * self._longest
         return self._step

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import socket
 import time
-import uuid
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,21 +24,19 @@ from ... import device, exit_codes, parallel
 from ...config.schema import RunConfig
 from ...errors import ConfigError, UserError
 from ...parallel import Ranks
-from ..log import RunLog, read_log
+from ..log import RunLog
 from . import environment
 from .alerts import Alerts
 from .board import Board
 from .collector import Collector
 from .ends import write_end
-from .goodput import Ledger
+from .launch import meet, process_began
+from .news import News
 from .restarts import record_start
 from .signals import INTERRUPT, NONE, Signals
 from .stragglers import Stragglers
 from .time_limit import TimeLimit, asked_end, slurm_end
 from .watchdog import Watchdog
-
-_LOOK_SECONDS = 60.0  # between looks at disk, goodput and the checkpoint's age
-_YOUNG_SECONDS = 3600.0  # a run so young has no goodput to speak of
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ class Watch:
         self._ranks: Ranks | None = None
         self._log: RunLog | None = None
         self._alerts: Alerts | None = None
-        self._ledger: Ledger | None = None
+        self._news: News | None = None
         self._limit: TimeLimit | None = None
         self._collector = Collector(self.config.watch.gc_interval_steps if self._is_on else 0)
         self._stragglers: Stragglers | None = None
@@ -79,8 +75,6 @@ class Watch:
         self._step = 0
         self._step_began: float | None = None
         self._is_first_step = True
-        self._looked = time.monotonic()
-        self._last_save = time.monotonic()
         if self._is_on:
             environment.apply()
 
@@ -90,8 +84,9 @@ class Watch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        if error is not None and self.folder is not None and self.folder.is_dir():
-            self._tell_end_of(error)
+        code = self._code_of(error) if error is not None else exit_codes.DONE
+        if error is not None:
+            self._tell_end_of(error, code)
         self._collector.close()
         if self._dog is not None:
             self._dog.close()
@@ -99,6 +94,10 @@ class Watch:
             self._alerts.close()
         if self._signals is not None:
             self._signals.close()
+        if isinstance(error, Exception) and self._signals is not None and self._signals.wish:
+            # What fails after the job was told to end (helpers that were killed) is put down to that.
+            traceback.print_exception(error)
+            raise SystemExit(code)
 
     def start(self, ranks: Ranks) -> None:
         """Process groups are there: begin to watch this rank."""
@@ -106,7 +105,7 @@ class Watch:
             return
         self._ranks = ranks
         watch = self.config.watch
-        launch, self._hosts = _meet(ranks)
+        launch, self._hosts = meet(ranks)
         self._alerts = Alerts(self.config.alerts, Path(self.config.checkpoint.run_folder).name)
         self._stragglers = Stragglers(
             watch.straggler_interval_steps, watch.straggler_factor, ranks, self._hosts
@@ -162,9 +161,8 @@ class Watch:
             )
             if self._limit.end is not None:
                 log.say(f"time limit: {time.strftime('%F %T', time.localtime(self._limit.end))}")
-            if self.folder is not None:
-                self._ledger = Ledger(read_log(self.folder), time.time())
-                log.listen(self._hear)
+            if self.folder is not None and self._alerts is not None:
+                self._news = News(self.config.alerts, self.folder, log, self._alerts)
         self._collector.start()
 
     @property
@@ -175,7 +173,7 @@ class Watch:
     @property
     def facts(self) -> dict[str, Any]:
         """For the log's records of steps."""
-        return {"goodput": self._ledger.now().goodput} if self._ledger is not None else {}
+        return {"goodput": self._news.account().goodput} if self._news is not None else {}
 
     def enter(self, phase: str) -> None:
         """The loop comes to a phase (phases.py)."""
@@ -199,8 +197,6 @@ class Watch:
             if self._signals is not None:
                 self._signals.is_saving = False
         self.took(phase, time.monotonic() - began)
-        if phase == "save":
-            self._last_save = time.monotonic()
         self.enter("step")
 
     def reading(self, iterator: Iterator[Any]) -> Iterator[Any]:
@@ -231,24 +227,36 @@ class Watch:
     def settle(self, step: int, upcoming: Sequence[str] = ("step",)) -> Stop | None:
         """End a step on the device, and agree whether all ranks are to stop after it.
 
+        Args:
+            step: finished updates.
+            upcoming: see ``agree``.
+
+        Returns:
+            See ``agree``.
+        """
+        self._step = step
+        stop = self.agree(upcoming)
+        self._note_step()
+        return stop
+
+    def agree(self, upcoming: Sequence[str]) -> Stop | None:
+        """Whether all ranks are to stop here.
+
         The votes of the ranks travel in one small all-reduce, put before the synchronisation that the
         end of a step is anyway.
 
         Args:
-            step: finished updates.
-            upcoming: what comes before there is another chance to stop: step, validation, save, export.
+            upcoming: what comes before there is another chance: step, validation, save, export.
 
         Returns:
             On every rank alike why to stop; None: go on.
         """
-        self._step = step
         if self._ranks is None:
             device.synchronize()
             return None
         vote = self._vote(upcoming)
         device.synchronize()
         wish, is_late = (int(value) for value in vote.tolist())
-        self._note_step()
         return self._stop(wish, bool(is_late))
 
     def after_step(self) -> None:
@@ -256,9 +264,11 @@ class Watch:
         if self._stragglers is None:
             return
         self._collector.step(self._step)
-        if found := self._stragglers.step(self._step):
-            self._say_slow(found)
-        self._look()
+        found = self._stragglers.step(self._step)
+        if self._news is not None:
+            self._news.look()
+            if found:
+                self._news.slow(found, self._step)
 
     def took(self, kind: str, seconds: float) -> None:
         """Note how long a step, validation, save or export took; the longest of each decides on stopping."""
@@ -295,10 +305,11 @@ class Watch:
             self.took("step", seconds)
             return
         self._is_first_step = False
-        raised = self._dog.limits.first_step_took(seconds) if self._dog is not None else None
+        raised = self._dog.first_step_is_over() if self._dog is not None else None
         if raised is not None and self._log is not None:
             self._log.say(
-                f"the first step took {seconds:.0f} s, so watch.step_limit_seconds counts as {raised:.0f}"
+                f"the first step had a phase of {raised / 4:.0f} s, so watch.step_limit_seconds counts as "
+                f"{raised:.0f}"
             )
 
     def _stop(self, wish: int, is_late: bool) -> Stop | None:
@@ -312,42 +323,6 @@ class Watch:
             return Stop("time limit", exit_codes.AGAIN, "the time limit is near")
         return None
 
-    def _say_slow(self, found: Sequence[Any]) -> None:
-        assert self._log is not None
-        message = "; ".join(str(one) for one in found[:4])
-        more = f"; {len(found) - 4} more" if len(found) > 4 else ""
-        ranks = [vars(one) for one in found]
-        self._log.event("straggler", self._step, message=message + more, ranks=ranks)
-        self._log.say(f"slow: {message}{more}")
-
-    def _hear(self, record: dict[str, Any]) -> None:
-        """Take what the log was told into the account, and tell people of what they want to know."""
-        if self._ledger is not None:
-            self._ledger.add(record)
-        event = record["event"]
-        if event in ("fault", "straggler", "end", "stop") and self._alerts is not None:
-            kind = str(record.get("kind", event))
-            facts = {k: v for k, v in record.items() if k not in ("event", "message", "kind")}
-            self._alerts.send(kind, str(record.get("message", event)), record["step"], facts=facts)
-
-    def _look(self) -> None:
-        """At what comes slowly: goodput, the disk, the last checkpoint's age."""
-        now = time.monotonic()
-        if self._ledger is None or self._alerts is None or now - self._looked < _LOOK_SECONDS:
-            return
-        self._looked = now
-        alerts, account = self.config.alerts, self._ledger.now()
-        share = account.goodput or 0.0
-        if account.total > _YOUNG_SECONDS and share < alerts.low_goodput:
-            self.alert("low_goodput", f"goodput is {share:.2f}", **account.parts())
-        age = (now - self._last_save) / 60.0
-        if alerts.old_checkpoint_minutes and age > alerts.old_checkpoint_minutes:
-            self.alert("old_checkpoint", f"the last checkpoint is {age:.0f} minutes old")
-        if alerts.disk_free_gib and self.folder is not None:
-            free = shutil.disk_usage(self.folder).free / 2**30
-            if free < alerts.disk_free_gib:
-                self.alert("disk", f"{free:.1f} GiB are free at {self.folder}")
-
     def _on_hang(self, text: str, is_first: bool) -> None:
         """Called by the watchdog's reporter before the process ends."""
         line = " ".join(text.split())
@@ -360,45 +335,24 @@ class Watch:
             self._log.listen(None)
             self._log.event("fault", self._step, kind="hang", message=line)
 
-    def _tell_end_of(self, error: BaseException) -> None:
-        is_interrupt = isinstance(error, KeyboardInterrupt)
-        code = exit_codes.INTERRUPTED if is_interrupt else exit_codes.FOUND
-        if isinstance(error, UserError):
-            code = error.exit_code
+    def _code_of(self, error: BaseException) -> int:
+        wish = NONE if self._signals is None else self._signals.wish
+        if wish == INTERRUPT or isinstance(error, KeyboardInterrupt):
+            return exit_codes.INTERRUPTED
+        if wish:
+            return exit_codes.AGAIN
+        return error.exit_code if isinstance(error, UserError) else exit_codes.FOUND
+
+    def _tell_end_of(self, error: BaseException, code: int) -> None:
+        """Leave word of an error; whoever is first to do so tells people too."""
+        if self.folder is None or not self.folder.is_dir():
+            return
         message = f"{type(error).__name__}: {error}"[:2000]
-        assert self.folder is not None
-        reason = "interrupted" if is_interrupt else "error"
-        if write_end(self.folder, reason, self._step, code, message) and not is_interrupt:
+        reason = {exit_codes.INTERRUPTED: "interrupted", exit_codes.AGAIN: "signal"}.get(
+            code, "error"
+        )
+        if write_end(self.folder, reason, self._step, code, message) and reason == "error":
             self.alert("failure", message)
-
-
-def process_began() -> float:
-    """Epoch seconds at which this process was started; now, where the system does not tell."""
-    try:
-        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-        uptime = float(Path("/proc/uptime").read_text().split()[0])
-    except OSError:
-        return time.time()
-    return time.time() - uptime + int(fields[19]) / os.sysconf("SC_CLK_TCK")
-
-
-def _meet(ranks: Ranks) -> tuple[str, list[str]]:
-    """A word that names this start on all ranks, and the ranks' hosts where they are needed.
-
-    By the store that the process group was made with: no collective yet, which might hang unwatched.
-    """
-    store = dist.distributed_c10d._get_default_store()
-    turn = store.add(f"watch/turn/{ranks.rank}", 1)  # the store may outlive a run (tests)
-    store.set(f"watch/{turn}/host/{ranks.rank}", socket.gethostname())
-    if ranks.rank == 0:
-        store.set(f"watch/{turn}/launch", uuid.uuid4().hex[:12])
-    launch = store.get(f"watch/{turn}/launch").decode()
-    hosts = ["?"] * ranks.world_size
-    if ranks.rank == 0 or ranks.reports:
-        hosts = [
-            store.get(f"watch/{turn}/host/{rank}").decode() for rank in range(ranks.world_size)
-        ]
-    return launch, hosts
 
 
 def _tell_before(holder: Any, name: str, call: Any) -> None:

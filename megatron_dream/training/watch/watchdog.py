@@ -27,7 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ... import exit_codes
+from ... import device, exit_codes
 from ...config.schema import WatchConfig
 from .board import Board, interval
 from .phases import Limits, Phase
@@ -86,7 +86,12 @@ class Watchdog:
 
     def enter(self, name: str, step: int) -> None:
         """The main thread is at something else now."""
+        self.limits.took(self._phase.name, self._phase.seconds())
         self._phase = Phase(name, step, self.limits.of(name), self._phase.number + 1)
+
+    def first_step_is_over(self) -> float | None:
+        """From now on other limits hold; that of a step's phases, where it had to be raised."""
+        return self.limits.first_step_is_over()
 
     @property
     def phase(self) -> Phase:
@@ -183,6 +188,7 @@ class Watchdog:
                 return
             self._quiet.wait(_POLL)  # a heartbeat under way must not write over the answer
             self.board.beat({**self._record(), "where": where(found)[:500]}, durable=True)
+            self._write_trace()
             if notice is None and self.board.claim({"cause": cause, "rank": self.rank}):
                 self._sum_up(cause)
             else:
@@ -209,6 +215,11 @@ class Watchdog:
             os.write(self._stacks_file, (title + text).encode())
             if self._stacks_file != 2:
                 os.fsync(self._stacks_file)
+
+    def _write_trace(self) -> None:
+        """The last collectives of this rank beside its stacks, where NCCL keeps them."""
+        if self._stacks_path is not None and (trace := device.communication_trace()) is not None:
+            (self._stacks_path.parent / f"nccl_trace_rank_{self.rank}").write_bytes(trace)
 
     def _sum_up(self, cause: str) -> None:
         """As the rank that noticed first: gather, say, tell the others that it is said."""

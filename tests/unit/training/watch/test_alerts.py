@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -17,35 +15,7 @@ from megatron_dream.config.schema import AlertsConfig, RunConfig, SourceConfig
 from megatron_dream.config.validate import validate
 from megatron_dream.errors import ConfigError
 from megatron_dream.training.watch.alerts import Alerts
-
-SECRET = "T0/B0/s3cr3t"
-
-
-class Receiver:
-    """A webhook on this machine."""
-
-    def __init__(self) -> None:
-        self.bodies: list[dict[str, object]] = []
-        self.code, self.may_answer = 200, threading.Event()
-        self.may_answer.set()
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                text = self.rfile.read(int(self.headers["Content-Length"]))
-                assert (
-                    self.path == f"/{SECRET}" and self.headers["Content-Type"] == "application/json"
-                )
-                receiver.bodies.append(json.loads(text))
-                receiver.may_answer.wait(60)
-                self.send_response(receiver.code)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None: ...
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self.server.server_port}/{SECRET}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+from tests.webhook import SECRET, Receiver
 
 
 @pytest.fixture
@@ -53,8 +23,7 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     made = Receiver()
     monkeypatch.setenv("HOOK", made.address)
     yield made
-    made.may_answer.set()
-    made.server.shutdown()
+    made.close()
 
 
 def alerts_of(**given: object) -> Alerts:
