@@ -221,16 +221,25 @@ def test_ctrl_c_saves_and_the_time_limit_does(
 
 
 def test_a_run_that_dies_at_the_same_step_is_not_started_for_ever(
-    config_file: Path, tmp_path: Path, start: Start, run_command: Callable[..., Any]
+    config_file: Path, tmp_path: Path, start: Start, receiver: Receiver
 ) -> None:
-    run = tmp_path / "run"
+    run, words = tmp_path / "run", ["--config", str(config_file), "--checkpoint.save_interval", "0"]
+    words += ["--training.train_steps", "4000"]  # none of them comes to a checkpoint
     for number in range(3):
-        (process,) = start("--config", str(config_file), world=1)
+        (process,) = start(*words, world=1)
         wait_for(lambda number=number: len(events(run, "start")) > number, [process])
         process.kill()
         process.wait()
-    words = ["pretrain", "--config", str(config_file)]
-    refused = run_command(*words, code=exit_codes.BAD_INPUT).stderr
+    hook = ["--alerts.webhook_variable", "HOOK"]
+    (process,) = start(*words, *hook, world=1, HOOK=receiver.address)
+    assert process.wait(PATIENCE) == exit_codes.BAD_INPUT
+    refused = errors_of(tmp_path, 0)
     assert "3 starts in a row began at step 0" in refused and "restarts.jsonl" in refused
     assert refused.count("\n") == 1
-    run_command(*words, "--watch.max_starts_without_progress", "0", "--training.train_steps", "1")
+    assert [body["kind"] for body in receiver.bodies] == ["failure"]
+    end = json.loads((run / "end.json").read_text())
+    assert (end["reason"], end["exit_code"], end["before"]) == ("refused", 2, None)
+    (process,) = start(*words, "--watch.max_starts_without_progress", "0", world=1)
+    wait_for(lambda: len(events(run, "start")) > 3, [process])
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(PATIENCE) == exit_codes.AGAIN

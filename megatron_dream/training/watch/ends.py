@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ...files import write_json
+
 END_FILE = "end.json"  # of the run folder
 
 
@@ -25,7 +27,22 @@ def write_end(run_folder: Path, reason: str, step: int, code: int, message: str)
     Returns:
         Whether it was said now.
     """
-    record = {
+    record = _record(reason, step, code, message)
+    with contextlib.suppress(OSError), open(run_folder / END_FILE, "x", encoding="utf-8") as stream:
+        stream.write(json.dumps(record) + "\n")
+        return True
+    return False
+
+
+def write_refusal(run_folder: Path, code: int, message: str) -> None:
+    """Say that the run did not start at all; how its last start ended is kept inside. Never raises."""
+    record = {**_record("refused", 0, code, message), "before": end_of_last_start(run_folder)}
+    with contextlib.suppress(OSError):
+        write_json(run_folder / END_FILE, record)
+
+
+def _record(reason: str, step: int, code: int, message: str) -> dict[str, Any]:
+    return {
         "reason": reason,
         "step": step,
         "exit_code": code,
@@ -33,10 +50,12 @@ def write_end(run_folder: Path, reason: str, step: int, code: int, message: str)
         "time": round(time.time(), 3),
         "job": os.environ.get("SLURM_JOB_ID"),
     }
-    with contextlib.suppress(OSError), open(run_folder / END_FILE, "x", encoding="utf-8") as stream:
-        stream.write(json.dumps(record) + "\n")
-        return True
-    return False
+
+
+def end_of_last_start(run_folder: Path) -> dict[str, Any] | None:
+    """What the last start said that was not refused."""
+    end = read_end(run_folder)
+    return end.get("before") if end is not None and end.get("reason") == "refused" else end
 
 
 def read_end(run_folder: Path) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from typing import Any
 from ...config.load import to_yaml
 from ...config.schema import RunConfig
 from ...errors import ConfigError
-from .ends import forget_end, read_end
+from .ends import end_of_last_start, forget_end
 
 RESTARTS_FILE = "restarts.jsonl"
 # ends that say nothing against starting again
@@ -85,7 +85,7 @@ def record_start(
         ConfigError: too many starts in a row began at this step.
     """
     earlier = read_restarts(run_folder)
-    end = read_end(run_folder)
+    end = end_of_last_start(run_folder)
     if earlier:
         earlier[-1]["end"] = end
         for record, following in zip(earlier, earlier[1:], strict=False):

@@ -29,7 +29,7 @@ from . import environment
 from .alerts import Alerts
 from .board import Board
 from .collector import Collector
-from .ends import write_end
+from .ends import write_end, write_refusal
 from .launch import meet, process_began
 from .news import News
 from .restarts import record_start
@@ -73,6 +73,7 @@ class Watch:
         self._stragglers: Stragglers | None = None
         self._hosts: list[str] = []
         self._step = 0
+        self._has_begun = False  # the start is on record
         self._step_began: float | None = None
         self._is_first_step = True
         if self._is_on:
@@ -139,8 +140,11 @@ class Watch:
                 )
             except ConfigError as error:
                 fault = str(error)
+            except OSError as error:  # the others wait for word of this rank
+                fault = f"{self.folder}: the start cannot be recorded ({error}); make room, check the rights"
         if fault := parallel.broadcast_object(fault):
             raise ConfigError(str(fault))
+        self._has_begun = True
 
     def open(self, log: RunLog, model_config: Any) -> None:
         """Everything is there, steps come next.
@@ -328,12 +332,13 @@ class Watch:
         line = " ".join(text.split())
         if is_first and self.folder is not None:
             write_end(self.folder, "hang", self._step, exit_codes.HANG, line)
-        if is_first and self._alerts is not None:
-            self._alerts.send("hang", line, self._step)
-            self._alerts.close(self.config.watch.hang_grace_seconds / 4)
+        if is_first:
+            self.alert("hang", line)
         if self._log is not None and self._ranks is not None and self._ranks.reports:
             self._log.listen(None)
             self._log.event("fault", self._step, kind="hang", message=line)
+        if is_first and self._alerts is not None:
+            self._alerts.close(self.config.watch.hang_grace_seconds / 4)
 
     def _code_of(self, error: BaseException) -> int:
         wish = NONE if self._signals is None else self._signals.wish
@@ -344,10 +349,15 @@ class Watch:
         return error.exit_code if isinstance(error, UserError) else exit_codes.FOUND
 
     def _tell_end_of(self, error: BaseException, code: int) -> None:
-        """Leave word of an error; whoever is first to do so tells people too."""
+        """Leave word of an error; one rank tells people too."""
         if self.folder is None or not self.folder.is_dir():
             return
         message = f"{type(error).__name__}: {error}"[:2000]
+        if not self._has_begun:
+            if self._ranks is None or self._ranks.rank == 0:
+                write_refusal(self.folder, code, message)
+                self.alert("failure", message)
+            return
         reason = {exit_codes.INTERRUPTED: "interrupted", exit_codes.AGAIN: "signal"}.get(
             code, "error"
         )

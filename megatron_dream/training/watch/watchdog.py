@@ -224,7 +224,7 @@ class Watchdog:
     def _sum_up(self, cause: str) -> None:
         """As the rank that noticed first: gather, say, tell the others that it is said."""
         assert self.board is not None and self._end is not None
-        last = self._end - max(1.0, self._grace / 4)
+        last = self._end - self._grace / 3  # the rest is for telling
         answers = self._answers()
         while time.monotonic() < last and any(one.where is None for one in answers):
             time.sleep(_POLL)

@@ -12,7 +12,7 @@ import pytest
 from megatron_dream import exit_codes
 from megatron_dream.config.schema import RunConfig
 from megatron_dream.errors import ConfigError
-from megatron_dream.training.watch.ends import read_end, write_end
+from megatron_dream.training.watch.ends import read_end, write_end, write_refusal
 from megatron_dream.training.watch.restarts import fingerprint, read_restarts, record_start
 
 
@@ -84,6 +84,17 @@ def test_wanted_ends_do_not_count(tmp_path: Path, reason: str, counts: int) -> N
         write_end(tmp_path, reason, 3, 1, "")
     start(tmp_path, 3)
     assert not counts
+
+
+def test_a_refusal_is_what_a_script_reads_and_hides_no_end(tmp_path: Path) -> None:
+    start(tmp_path, 0)
+    write_end(tmp_path, "interrupted", 3, exit_codes.INTERRUPTED, "Ctrl-C")
+    for message in ("bad data", "bad data again"):
+        write_refusal(tmp_path, exit_codes.BAD_INPUT, message)
+        assert read_end(tmp_path)["exit_code"] == exit_codes.BAD_INPUT  # type: ignore[index]
+    record = start(tmp_path, 0)
+    assert record["previous_end"]["message"] == "Ctrl-C"
+    write_refusal(tmp_path / "absent", 2, "no folder, no error")
 
 
 def test_a_cut_line_hides_no_other(tmp_path: Path) -> None:
