@@ -1,8 +1,7 @@
 """The command line: parses, calls one function, no logic.
 
 Each handler imports what it calls, so that ``--help`` and ``doctor`` start at once and an absent
-optional package matters only to the verb that needs it. Exit codes: 0 done, 1 ran and found a
-difference, 2 bad input or configuration, 130 interrupted.
+optional package matters only to the verb that needs it. Exit codes: exit_codes.py.
 """
 
 from __future__ import annotations
@@ -11,12 +10,13 @@ import argparse
 import difflib
 import os
 import re
+import select
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from megatron_dream import __version__
+from megatron_dream import __version__, exit_codes
 from megatron_dream.data import flags
 from megatron_dream.errors import ConfigError, UserError
 from megatron_dream.evaluation import sampling_flags
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 Handler = Callable[[argparse.Namespace], int | None]
 
 PROGRAM = "megatron-dream"
-EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
 _STANDALONE = ("megatron_dream.diffusion", "megatron_dream.sampling", "megatron_dream.sandbox")
 _PATH_ERRORS = (
     FileExistsError,
@@ -70,16 +68,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not _is_refusal(error):
             raise
         _report(error)
-        return EXIT_BAD_INPUT
+        return exit_codes.BAD_INPUT
     except _PATH_ERRORS as error:
         _report(UserError(f"{error.filename}: {error.strerror}; check the path and its rights."))
-        return EXIT_BAD_INPUT
+        return exit_codes.BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return exit_codes.INTERRUPTED
     except BrokenPipeError:
+        if not _has_lost_its_reader(sys.stdout.fileno()):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # as `| head` leaves it
-        return 0
+        return exit_codes.DONE
+
+
+def _has_lost_its_reader(descriptor: int) -> bool:
+    """Whether it is a pipe that nobody reads from any more."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _report(error: Exception) -> None:

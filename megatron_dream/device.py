@@ -22,6 +22,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import time
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -86,6 +87,46 @@ def synchronize() -> None:
     """Wait for the device, for honest timing."""
     if device_type() == "cuda":
         torch.cuda.synchronize()
+
+
+def communication_trace() -> bytes | None:
+    """What NCCL's flight recorder holds, as ``torchfrtrace`` reads it; None without one."""
+    if device_type() == "cpu":
+        return None
+    dump = getattr(torch._C._distributed_c10d, "_dump_nccl_trace", None)
+    return bytes(dump()) if dump is not None else None
+
+
+class Moment:
+    """When the device has done what it was given so far: on a GPU in its own time, which nobody waits for."""
+
+    def __init__(self) -> None:
+        self._event: Any = None
+        self._seconds = time.perf_counter()
+        if device_type() == "cuda":
+            self._event = torch.cuda.Event(enable_timing=True)
+            self._event.record()
+
+    def seconds_since(self, earlier: Moment) -> float:
+        """Between two moments that are over (``synchronize``)."""
+        if self._event is not None:
+            return float(earlier._event.elapsed_time(self._event)) / 1000.0
+        return self._seconds - earlier._seconds
+
+
+def probe() -> float:
+    """Seconds of a fixed matrix product on this process's device, the best of three; draws nothing."""
+    on_gpu = device_type() == "cuda"
+    size, dtype = (4096, torch.bfloat16) if on_gpu else (256, torch.float32)
+    matrix = torch.ones(size, size, dtype=dtype, device=current_device())
+    fastest = float("inf")
+    for _ in range(3):
+        began = Moment()
+        matrix @ matrix
+        ended = Moment()
+        synchronize()
+        fastest = min(fastest, ended.seconds_since(began))
+    return fastest
 
 
 def peak_memory_bytes() -> int:

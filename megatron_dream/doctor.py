@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass
 from importlib import metadata, util
 from pathlib import Path
 
+from megatron_dream.training.watch import environment
+
 PROBE_SECONDS = 20.0
 PIPED_COLUMNS = 150  # without a terminal nobody knows the width
 ABSENT = "absent"
@@ -74,6 +76,7 @@ def collect() -> list[Row]:
         _mpi_rows,
         _program_rows,
         _namespace_rows,
+        _environment_rows,
     )
     with ThreadPoolExecutor(len(probes)) as pool:
         return [row for rows in pool.map(lambda probe: probe(), probes) for row in rows]
@@ -257,6 +260,17 @@ def _namespace_rows() -> list[Row]:
     purpose = "running untrusted programs without root"
     install = "as root: sysctl user.max_user_namespaces above 0; containers often forbid them"
     return [Row("user namespaces", text if not good else "allowed", good, purpose, install)]
+
+
+def _environment_rows() -> list[Row]:
+    """Variables that a run on GPUs sets unless the user did, and those that only the user can set."""
+    rows = []
+    for one in environment.settings():
+        shown = one.given or f"not set; a run sets {one.value}"
+        rows.append(Row(one.name, shown, True, one.why, ""))
+    for one in environment.users_own():
+        rows.append(Row(one.name, one.given or "not set", True, one.why, ""))
+    return rows
 
 
 def _print_table(rows: list[Row]) -> None:

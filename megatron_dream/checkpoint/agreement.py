@@ -156,10 +156,13 @@ class Waiting:
     Args:
         work: of this process.
         limit_seconds: from now on; then all give up.
+        on_round: is called after each round of ``wait``: all processes answered.
     """
 
-    def __init__(self, work: Work, limit_seconds: float) -> None:
-        self._work, self._limit = work, limit_seconds
+    def __init__(
+        self, work: Work, limit_seconds: float, on_round: Callable[[], None] = lambda: None
+    ) -> None:
+        self._work, self._limit, self._on_round = work, limit_seconds, on_round
         self._end = time.monotonic() + limit_seconds
         self._outcome: Outcome | None = None
 
@@ -182,6 +185,7 @@ class Waiting:
         """Rounds until there is a word; every process calls this."""
         pause = _ROUND_SECONDS
         while (outcome := self.look()) is None:
+            self._on_round()
             time.sleep(pause)
             pause = min(1.5 * pause, _LONGEST_ROUND_SECONDS)
         return outcome

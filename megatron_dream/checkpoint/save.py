@@ -98,6 +98,7 @@ class CheckpointWriter:
         self.keep_last, self.asynchronous = max(1, keep_last), asynchronous
         self.keep_every = keep_every
         self.is_read: Callable[[], set[str]] = set  # names of checkpoints that must stay for now
+        self.on_wait: Callable[[], None] = lambda: None  # told that all processes still answer
         self.timeout_seconds = timeout_seconds
         self._pending: _Pending | None = None
 
@@ -132,7 +133,7 @@ class CheckpointWriter:
         self._on_rank_0(name, lambda: self._check_room(needed))
         write = planned.staged()
         work = ForkedWork(write) if self.asynchronous else ThreadWork(write)
-        waiting = Waiting(work, self.timeout_seconds)
+        waiting = Waiting(work, self.timeout_seconds, self.on_wait)
         self._pending = _Pending(name, metadata, planned, waiting, started)
         if not self.asynchronous:
             return self.finish(wait=True)
@@ -234,7 +235,7 @@ class CheckpointWriter:
 
         # Retention can take minutes on a parallel file system: nobody waits for it in a collective.
         work = ThreadWork(publish) if self.ranks.rank == 0 else Done(files)
-        outcome = Waiting(work, self.timeout_seconds).wait()
+        outcome = Waiting(work, self.timeout_seconds, self.on_wait).wait()
         if outcome.fault:
             self._give_up(pending.name, outcome.fault)
         return sum(entry["bytes"] for entry in outcome.value.values())

@@ -15,6 +15,12 @@ LayerSpec = Literal["local", "transformer_engine"]
 WeightName = Literal["inverse_t", "linear", "uniform", "cart"]
 RecomputeModule = Literal["core_attn", "mlp", "layernorm"]
 OffloadModule = Literal["qkv_linear", "core_attn", "attn_proj"]
+ALERT_KINDS = (
+    # faults of a step, of checkpoints, of disks; then what is looked for, and how a start ends
+    "not_finite loss_spike gradient_spike new_normal rollback empty_batch "
+    "checkpoint_passed_over save_missed slow_save export_missed log_lost samples_lost "
+    "low_goodput disk old_checkpoint straggler hang stop end failure"
+).split()
 
 
 @dataclass
@@ -270,6 +276,45 @@ class LoggingConfig:
 
 
 @dataclass
+class WatchConfig:
+    """A run's life on a cluster: hangs, signals, the time limit, restarts, stragglers."""
+
+    # hangs: how long a rank may be in one phase; 0: any time
+    step_limit_seconds: float = 300.0  # data, forward and backward, update: each
+    first_step_limit_seconds: float = 540.0  # the same in the first step of a start
+    start_limit_seconds: float = 1800.0  # before the first step; going back to a checkpoint
+    save_limit_seconds: float = 540.0  # a checkpoint, without the wait for its writing
+    validation_limit_seconds: float = 540.0
+    rollout_limit_seconds: float = 3600.0  # rl: rollouts, judging
+    hang_grace_seconds: float = 30.0  # from noticing a hang to the process's end
+    heartbeat_seconds: float = 10.0  # between heartbeats
+    # signals and limits
+    catch_signals: bool = True  # USR1, TERM, INT: save at the end of the step, then end
+    time_limit_minutes: float = 0.0  # of a start; 0: Slurm's alone
+    time_limit_margin_seconds: float = 60.0  # between the last checkpoint and the limit
+    unmeasured_save_seconds: float = 300.0  # what a save is taken to need before one was measured
+    max_starts_without_progress: int = 3  # in a row at one step; more are refused; 0: no bound
+    # ranks
+    gc_interval_steps: int = 50  # all ranks collect garbage together; 0: Python decides
+    straggler_interval_steps: int = 50  # between comparisons of ranks; 0: never
+    straggler_factor: float = 1.5  # of the median time
+
+
+@dataclass
+class AlertsConfig:
+    """Who is told when something happens to a run."""
+
+    webhook_variable: str | None = None  # environment variable that holds the address (a secret)
+    command: list[str] = field(default_factory=list)  # gets the message as JSON on its input
+    kinds: list[str] = field(default_factory=list)  # that are told; empty: all but empty_batch
+    min_interval_minutes: float = 30.0  # between messages of one kind
+    timeout_seconds: float = 10.0  # of one message
+    low_goodput: float = 0.0  # share below which is told, an hour after the start; 0: never
+    old_checkpoint_minutes: float = 0.0  # age from which on is told; 0: never
+    disk_free_gib: float = 0.0  # free space of the run folder below which is told; 0: never
+
+
+@dataclass
 class RunConfig:
     """One stage of one run."""
 
@@ -285,3 +330,5 @@ class RunConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     faults: FaultsConfig = field(default_factory=FaultsConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
+    alerts: AlertsConfig = field(default_factory=AlertsConfig)

@@ -6,6 +6,7 @@ the field and says what to do.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -13,7 +14,14 @@ from typing import Any
 
 from megatron_dream.config.convert import nearest
 from megatron_dream.config.memory_options import memory_faults
-from megatron_dream.config.schema import RlConfig, RunConfig, SftConfig, SourceConfig
+from megatron_dream.config.schema import (
+    ALERT_KINDS,
+    AlertsConfig,
+    RlConfig,
+    RunConfig,
+    SftConfig,
+    SourceConfig,
+)
 from megatron_dream.errors import ConfigError
 
 STAGES = ("pretrain", "sft", "rl")
@@ -33,6 +41,7 @@ SHARE = Range("between 0 and 1", lambda x: 0 <= x <= 1)
 SHARE_BELOW_ONE = Range("at least 0 and below 1", lambda x: 0 <= x < 1)
 SHARE_ABOVE_ZERO = Range("above 0 and at most 1", lambda x: 0 < x <= 1)
 OPEN_SHARE = Range("above 0 and below 1", lambda x: 0 < x < 1)
+ABOVE_ONE = Range("above 1", lambda x: x > 1)
 AT_LEAST_TWO = Range("2 or more", lambda x: x >= 2)
 FACTOR = Range("above 1, or 0 for off", lambda x: x > 1 or x == 0)
 SEED = Range("0 or more and below 2**63", lambda x: 0 <= x < 2**63)
@@ -135,6 +144,26 @@ RANGES = MappingProxyType(
         "faults.slow_save_seconds": POSITIVE,
         "logging.interval": POSITIVE,
         "logging.plain_interval_seconds": POSITIVE,
+        "watch.step_limit_seconds": NOT_NEGATIVE,
+        "watch.first_step_limit_seconds": NOT_NEGATIVE,
+        "watch.start_limit_seconds": NOT_NEGATIVE,
+        "watch.save_limit_seconds": NOT_NEGATIVE,
+        "watch.validation_limit_seconds": NOT_NEGATIVE,
+        "watch.rollout_limit_seconds": NOT_NEGATIVE,
+        "watch.hang_grace_seconds": POSITIVE,
+        "watch.heartbeat_seconds": POSITIVE,
+        "watch.time_limit_minutes": NOT_NEGATIVE,
+        "watch.time_limit_margin_seconds": NOT_NEGATIVE,
+        "watch.unmeasured_save_seconds": NOT_NEGATIVE,
+        "watch.max_starts_without_progress": NOT_NEGATIVE,
+        "watch.gc_interval_steps": NOT_NEGATIVE,
+        "watch.straggler_interval_steps": NOT_NEGATIVE,
+        "watch.straggler_factor": ABOVE_ONE,
+        "alerts.min_interval_minutes": NOT_NEGATIVE,
+        "alerts.timeout_seconds": POSITIVE,
+        "alerts.low_goodput": SHARE,
+        "alerts.old_checkpoint_minutes": NOT_NEGATIVE,
+        "alerts.disk_free_gib": NOT_NEGATIVE,
     }
 )
 
@@ -188,6 +217,7 @@ def _faults(config: RunConfig, stage: str) -> Iterator[str]:
         yield from _data_faults(config)
     yield from _diffusion_faults(config)
     yield from memory_faults(config)
+    yield from _alert_faults(config.alerts)
     if stage == "sft":
         yield from _sft_faults(config)
     for name, default in (("sft", SftConfig()), ("rl", RlConfig())):
@@ -227,6 +257,19 @@ def _source_faults(sources: list[SourceConfig], path: str) -> Iterator[str]:
                 "another name"
             )
         names[name] = index
+
+
+def _alert_faults(alerts: AlertsConfig) -> Iterator[str]:
+    variable = alerts.webhook_variable
+    if variable is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
+        # Not shown: what stands here by mistake is the address, which is a secret.
+        yield (
+            "alerts.webhook_variable is no name of an environment variable; put the address into a variable "
+            "and write its name here"
+        )
+    for kind in alerts.kinds:
+        if kind not in ALERT_KINDS:
+            yield f"alerts.kinds: {kind!r} is none; the nearest one is {nearest(kind, ALERT_KINDS)}"
 
 
 def _diffusion_faults(config: RunConfig) -> Iterator[str]:

@@ -26,7 +26,7 @@ from ..errors import DataError
 from ..parallel import Ranks
 from ..tokenizer.base import Tokenizer
 from ..training.engine import Engine
-from ..training.faults.decision import Action
+from ..training.faults.decision import Action, Verdict
 from ..training.loop import Loop
 from .advantage import advantages, substitutes
 from .asking import Asked, Asking
@@ -94,13 +94,18 @@ class RlLoop(Loop):
         super().close()
 
     def _one_step(self) -> None:
-        clock = Clock()
+        clock = Clock(self.watch.enter)
         samples = self._samples(clock)
+        # Rollouts are most of a step, and are kept: a run that stops here goes on with them.
+        self._stop = self.watch.agree(self._upcoming())
+        if self._stop is not None:
+            return
         groups, facts = self._groups(samples)
         reports: list[PolicyReport] = []
         norms: list[float] = []
         if groups is None:
             self.skipped += 1
+            self._verdict = Verdict(Action.SKIP, "empty_batch")
             self.log.fault(
                 self.step + 1, "empty_batch", "no group is informative: no update", is_said=False
             )
@@ -109,7 +114,7 @@ class RlLoop(Loop):
         self.step += 1
         self.consumed += self.rl.prompts_per_step
         self._tokens += sum(sample.length for sample in samples)
-        device.synchronize()
+        self._settle()
         facts.update(_facts_of(samples, reports), skipped_steps=self.skipped)
         self._metrics["training"] = {
             "step": self.step,
@@ -251,6 +256,7 @@ class RlLoop(Loop):
         with clock("update"):
             for epoch in epochs:
                 self._begin_update()
+                self.watch.begin_compute()
                 reports.append(self.runner.run(batches[epoch], old[epoch], num_rows))
                 norms.append(self._apply(reports[-1].loss))
                 if self._verdict.action is Action.GO_BACK:
@@ -292,6 +298,7 @@ class RlLoop(Loop):
                 "grad_norm": norms[-1] if norms and is_finite else 0.0,
                 "gradient_is_finite": is_finite,
                 "lr": float(self.optimizer.param_groups[0]["lr"]),
+                "update": self._verdict.action.value,
                 "skipped_updates": self.guard.state.skipped_total,
                 "seconds": round(seconds, 4),
                 "seconds_by_phase": {name: round(value, 4) for name, value in clock.parts.items()},
@@ -299,6 +306,7 @@ class RlLoop(Loop):
                 "seconds_left": self._seconds_left(),
                 "consumed_samples": self.consumed,
                 "peak_memory_bytes": device.peak_memory_bytes(),
+                **self.watch.facts,
                 **facts,
             },
             line=f"solved {facts['solve_mean']:.3f}  informative {facts['informative_share']:.2f}  "
@@ -316,7 +324,12 @@ class RlLoop(Loop):
         self._metrics["validation"] = {"step": self.step, "solve_mean": rate}
         self.log.validation(
             self.step,
-            {"solve_mean": rate, "problems": len(samples), "judged": len(judged)},
+            {
+                "solve_mean": rate,
+                "problems": len(samples),
+                "judged": len(judged),
+                "seconds": self.watch.elapsed(),
+            },
             line=f"{rate:.3f} of {len(judged)} problems solved",
         )
 

@@ -14,6 +14,7 @@ from ..sandbox import ProblemError
 from ..tokenizer.base import Tokenizer
 from ..tokenizer.chat import ChatTemplate
 from ..training.engine import build_engine, prepare
+from ..training.watch.watch import Watch
 from .asking import Asked
 from .loop import RlLoop
 from .problems import RlProblem, read_problems
@@ -27,33 +28,36 @@ def rl(config: RunConfig, try_steps: int | None = None) -> int:
         try_steps: stop after this many steps; nothing is written into the run folder.
 
     Returns:
-        Exit code 0.
+        Exit code (exit_codes.py): 0, or 75 where it is to be run again.
 
     Raises:
         UserError: anything that a person can mend, on every process alike.
     """
-    loop = open_loop(config, is_trial=try_steps is not None)
-    try:
-        loop.train(stop_after=try_steps)
-    finally:
-        loop.close()
-    return 0
+    with Watch(config, writes=try_steps is None) as watch:
+        loop = open_loop(config, is_trial=try_steps is not None, watch=watch)
+        try:
+            return loop.train(stop_after=try_steps)
+        finally:
+            loop.close()
 
 
-def open_loop(config: RunConfig, *, is_trial: bool = False) -> RlLoop:
+def open_loop(config: RunConfig, *, is_trial: bool = False, watch: Watch | None = None) -> RlLoop:
     """Everything that a run holds, before its first step.
 
     Args:
         config: the run; presets may still be unresolved.
         is_trial: nothing is written into the run folder.
+        watch: over this process; None: nothing is watched.
 
     Raises:
         UserError: anything that a person can mend, on every process alike.
     """
+    watch = watch or Watch()
     validate(config, "rl")
     complete(config)
     stage = config.rl
     tokenizer, layout, ranks = prepare(config, "rl")
+    watch.start(ranks)
     check_rl_layout(config, layout)
     problems, words = asked_of(stage.problems, config, tokenizer)
     valid, _ = asked_of(stage.valid, config, tokenizer)
@@ -66,6 +70,7 @@ def open_loop(config: RunConfig, *, is_trial: bool = False) -> RlLoop:
         index_hash=_hash_of(problems),
         variable_lengths=True,
         is_trial=is_trial,
+        watch=watch,
     )
     engine.metadata.trained["training data"] = words
     engine.log.say(words)

@@ -83,8 +83,18 @@ class BackgroundExports:
                 self.report(f"export of {name} cannot begin ({error}): the run goes on without it")
         return self._running is None
 
+    def close(self) -> None:
+        """End what is running; what it has written so far is no export."""
+        self._waiting = None
+        if self._running is not None:
+            _, process = self._running
+            process.kill()
+            process.wait()
+            self._running = None
+            self.clean()
+
     def clean(self) -> None:
-        """Remove what a killed export left; at the start of a run."""
+        """Remove what a killed export left."""
         for left in self.folder.glob(".step_*.tmp"):
             shutil.rmtree(left, ignore_errors=True)
 

@@ -31,6 +31,7 @@ from .identity import check_initial_weights, check_resume, resolve_vocabulary, r
 from .log import RunLog
 from .optimizer import build_optimizer, build_scheduler, wrap_data_parallel
 from .provenance import origin_of, provenance, resumed
+from .watch.watch import Watch
 
 
 @dataclasses.dataclass
@@ -44,6 +45,7 @@ class Engine:
         metadata: of the next checkpoint; a resumed run's step and place in the data.
         writer: of checkpoints; None in a trial.
         log: of the run.
+        watch: over this process.
     """
 
     model: list[Any]
@@ -52,6 +54,7 @@ class Engine:
     metadata: CheckpointMetadata
     writer: CheckpointWriter | None
     log: RunLog
+    watch: Watch = dataclasses.field(default_factory=Watch)
 
 
 def prepare(config: RunConfig, stage: str) -> tuple[Tokenizer, Layout, Ranks]:
@@ -82,6 +85,7 @@ def build_engine(
     variable_lengths: bool,
     is_trial: bool,
     last: Choice | None = None,
+    watch: Watch | None = None,
 ) -> Engine:
     """Model, optimizer and schedule, new, from ``checkpoint.init_from``, or from the run's last checkpoint.
 
@@ -95,13 +99,17 @@ def build_engine(
         variable_lengths: micro-batches differ in width.
         is_trial: nothing is written.
         last: the checkpoint to go on from, of ``last_checkpoint``; None: it is looked for here.
+        watch: over this process, started; None: nothing is watched.
 
     Raises:
         CheckpointError: what there is cannot be used.
+        ConfigError: the run started too often without progress.
     """
+    watch = watch or Watch()
     folder = Path(config.checkpoint.run_folder)
     checkpoints = folder / "checkpoints"
     saved = last or last_checkpoint(config, ranks)
+    watch.begin_run(saved.metadata.step if saved else 0, layout.equation())
     metadata = run_metadata(config, tokenizer, layout, index_hash, stage)
     metadata.trained = provenance(config)
     chunks = build_model(
@@ -139,6 +147,7 @@ def build_engine(
         config.logging,
         config.training.train_steps,
         enabled=ranks.reports,
+        first_step=metadata.step,
     )
     log.say(layout.equation())
     writer = CheckpointWriter(
@@ -151,7 +160,7 @@ def build_engine(
     )
     if not is_trial:
         _tidy(writer, saved, metadata.step, log)
-    return Engine(wrapped, optimizer, scheduler, metadata, None if is_trial else writer, log)
+    return Engine(wrapped, optimizer, scheduler, metadata, None if is_trial else writer, log, watch)
 
 
 def _begin_folder(config: RunConfig, ranks: Ranks) -> None:

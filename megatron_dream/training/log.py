@@ -2,33 +2,61 @@
 
 Only the process that knows the loss speaks (``Ranks.reports``). JSON lines are the record that
 ``status`` and plots read: one object a line with ``event`` (start, step, validation, checkpoint,
-fault, end), ``step``, ``time``. A fault has ``kind`` and ``message``. A full disk is told once and
-never ends a run.
+straggler, fault, stop, end), ``step``, ``time``. A fault has ``kind`` and ``message``. A full
+disk is told once and never ends a run.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 import time
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..config.schema import LoggingConfig
-from ..errors import MissingDependencyError
+from ..errors import DataError, MissingDependencyError
+from ..files import atomic_write
 from .line_file import LineFile
 
 LOG_FILE = "log.jsonl"
+WANDB_ID = "wandb_id"  # file of the run folder
 
 
-def _tensorboard(folder: Path) -> Any:
+def read_log(run_folder: Path | str) -> list[dict[str, Any]]:
+    """Records of a run's log; lines that a crash or a full disk cut off are left out.
+
+    Raises:
+        DataError: there is no log.
+    """
+    path = Path(run_folder) / LOG_FILE
+    if not path.is_file():
+        raise DataError(
+            f"{run_folder} is no run folder: {LOG_FILE} is missing; name a run's folder"
+        )
+    records = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(record, dict) and {"event", "step", "time"} <= record.keys():
+            records.append(record)
+    return records
+
+
+def _tensorboard(folder: Path, first_step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise MissingDependencyError(
             "logging.tensorboard is on, but tensorboard is not installed: pip install tensorboard"
         ) from None
-    return SummaryWriter(str(folder))
+    # What an earlier start reported of steps that are now done again is not shown twice.
+    return SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
 
 
 def _wandb(project: str, folder: Path) -> Any:
@@ -38,7 +66,24 @@ def _wandb(project: str, folder: Path) -> Any:
         raise MissingDependencyError(
             "logging.wandb_project is set, but wandb is not installed: pip install wandb"
         ) from None
-    return wandb.init(project=project, name=folder.name, dir=str(folder), resume="allow")
+    run = wandb.init(
+        project=project, name=folder.name, dir=str(folder), id=_wandb_id(folder), resume="allow"
+    )
+    # W&B's own step only grows, and it drops what a resumed run says of steps that it does again.
+    wandb.define_metric("*", step_metric="step")
+    return run
+
+
+def _wandb_id(folder: Path) -> str:
+    """The run's name at W&B, the same in all its starts."""
+    path, new = folder / WANDB_ID, uuid.uuid4().hex[:12]
+    if not path.is_file():
+        try:
+            with atomic_write(path) as stream:
+                stream.write(new)
+        except OSError:  # a full disk: the next start is another run at W&B
+            return new
+    return path.read_text(encoding="utf-8").strip()
 
 
 def _duration(seconds: float) -> str:
@@ -55,10 +100,17 @@ class RunLog:
         config: intervals and sinks.
         total_steps: for the time left.
         enabled: whether this process speaks.
+        first_step: finished updates at the start.
     """
 
     def __init__(
-        self, folder: Path | None, config: LoggingConfig, total_steps: int, *, enabled: bool
+        self,
+        folder: Path | None,
+        config: LoggingConfig,
+        total_steps: int,
+        *,
+        enabled: bool,
+        first_step: int = 0,
     ) -> None:
         self.config, self.total_steps, self.enabled = config, total_steps, enabled
         self._lines: LineFile | None = None
@@ -66,9 +118,12 @@ class RunLog:
         self._wandb: Any = None
         self._bar: Any = None
         self._last_line = 0.0
+        self._unrecorded = 0.0  # seconds of steps since the last record of one
+        self._listener: Callable[[dict[str, Any]], None] | None = None
         if enabled and folder is not None:
             self._lines = self._open(folder)
-            self._board = _tensorboard(folder / "tensorboard") if config.tensorboard else None
+            if config.tensorboard:
+                self._board = _tensorboard(folder / "tensorboard", first_step)
             self._wandb = _wandb(config.wandb_project, folder) if config.wandb_project else None
 
     def _open(self, folder: Path) -> LineFile | None:
@@ -99,23 +154,33 @@ class RunLog:
 
     def event(self, event: str, step: int, **values: Any) -> None:
         """Append one record to the JSON lines."""
-        if self._lines is None:
-            return
-        num_lost = self._lines.num_lost
         record = {"event": event, "step": step, "time": round(time.time(), 3), **values}
-        is_there = self._lines.write(record)
+        if self._lines is not None:
+            self._append(step, record, self._lines)
+        if self._listener is not None:  # of what the disk refused, too
+            self._listener(record)
+
+    def _append(self, step: int, record: dict[str, Any], lines: LineFile) -> None:
+        num_lost = lines.num_lost
+        is_there = lines.write(record)
         if not is_there and not num_lost:
             self.say(
-                f"{LOG_FILE} cannot be written ({self._lines.fault}): the run goes on without it"
+                f"{LOG_FILE} cannot be written ({lines.fault}): the run goes on without it"
             )
         if is_there and num_lost:
             self.fault(
-                step, "log_lost", f"{num_lost} records of {LOG_FILE} were lost: {self._lines.fault}"
+                step, "log_lost", f"{num_lost} records of {LOG_FILE} were lost: {lines.fault}"
             )
 
-    def fault(self, step: int, kind: str, message: str, *, is_said: bool = True) -> None:
+    def listen(self, listener: Callable[[dict[str, Any]], None] | None) -> None:
+        """Have ``listener`` told of every record from now on; None: nobody."""
+        self._listener = listener
+
+    def fault(
+        self, step: int, kind: str, message: str, *, is_said: bool = True, **facts: Any
+    ) -> None:
         """Record a fault, and tell a person of it unless ``is_said`` is False."""
-        self.event("fault", step, kind=kind, message=message)
+        self.event("fault", step, kind=kind, message=message, **facts)
         if is_said:
             self.say(message)
 
@@ -129,8 +194,10 @@ class RunLog:
         """
         if not self.enabled:
             return
+        self._unrecorded += values.get("seconds", 0.0)
         if step % self.config.interval == 0 or step == self.total_steps:
-            self.event("step", step, **values)
+            seconds, self._unrecorded = round(self._unrecorded, 4), 0.0
+            self.event("step", step, **values, seconds_since_record=seconds)
             self._scalars(step, values, "train")
         line = line or (
             f"loss {values['loss']:.4f}  {values['tokens_per_second']:,.0f} tok/s  "
@@ -183,7 +250,7 @@ class RunLog:
                 self._sink_lost(step, "TensorBoard", error)
         if self._wandb is not None:
             try:
-                self._wandb.log(numbers, step=step)
+                self._wandb.log({**numbers, "step": step})
             except Exception as error:
                 self._wandb = None
                 self._sink_lost(step, "W&B", error)

@@ -1,4 +1,4 @@
-"""The loop: batches, step, update, report, validation, checkpoint.
+"""The loop of every stage: step, update, validation, checkpoint, going back, stopping.
 
 The position is the number of ordinals consumed by finished updates; it is all that resuming needs,
 since rows and noise are functions of the ordinal.
@@ -7,35 +7,25 @@ since rows and noise are functions of the ordinal.
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from .. import device, parallel
+from .. import exit_codes
 from ..checkpoint.metadata import CheckpointMetadata
 from ..checkpoint.save import step_folder
+from ..checkpoint.state import unwrap
 from ..config.layout import Layout
 from ..config.schema import RunConfig
-from ..data.stream import Stream
 from ..parallel import Ranks
-from .background_export import BackgroundExports
-from .batches import micro_batch_iterators
-from .engine import Engine, data_position
-from .faults.decision import Action, DetectorState, Verdict, gone_back
+from .engine import Engine
+from .exports import ExportKeeper
+from .faults.decision import Action, Verdict
 from .faults.fp8 import Fp8History
 from .faults.guard import UpdateGuard
-from .faults.rollback import choose_to_go_back, restore, skipped_ranges, taken_back
+from .faults.rollback import go_back
 from .faults.saves import SaveKeeper
-from .metrics import StepReport
 from .optimizer import apply_gradients, gradient_norm
-from .provenance import metrics_of
-from .step import StepRunner
-from .throughput import flops_per_token, peak_flops
-from .validation import validate
-
-_EXPORT_POLL_SECONDS = 5.0
+from .watch.watch import Stop
 
 
 class Loop:
@@ -63,14 +53,17 @@ class Loop:
             engine.scheduler,
         )
         self.metadata, self.writer, self.log = engine.metadata, engine.writer, engine.log
+        self.watch = engine.watch
+        self._stop: Stop | None = None  # why to end before the last step
         self.guard = UpdateGuard(
             config.faults, self.log, self.metadata.faults, looks_at_loss=self.loss_may_spike
         )
         self.saves = SaveKeeper(config, self.writer, self.log)
+        if self.writer is not None:
+            self.writer.on_wait = self.watch.goes_on
+        self.exports = ExportKeeper(config, self.writer, self.log, ranks, self.metadata.step)
         self._fp8 = Fp8History(self.model)
         self._stand_at(self.metadata)
-        self._export_faults: list[str] = []
-        self._exports = self._background_exports()
 
     def _stand_at(self, metadata: CheckpointMetadata) -> None:
         """Be where ``metadata`` says: at the start of the run, or after going back."""
@@ -82,8 +75,12 @@ class Loop:
         self._verdict = Verdict()
         self._started, self._first_step = time.monotonic(), self.step
 
-    def train(self, stop_after: int | None = None) -> None:
-        """Run to ``train_steps``, or for ``stop_after`` steps."""
+    def train(self, stop_after: int | None = None) -> int:
+        """Run to ``train_steps``, or for ``stop_after`` steps.
+
+        Returns:
+            Exit code: 0, or why it ended before (exit_codes.py).
+        """
         training = self.config.training
         end = training.train_steps
         if stop_after is not None:
@@ -94,31 +91,58 @@ class Loop:
             total_steps=training.train_steps,
             layout=self.layout.equation(),
             consumed_samples=self.consumed,
+            **self.watch.start_facts,
         )
         self.log.start_bar(self.step)
+        self.watch.open(self.log, unwrap(self.model[0]).config)
+        self._settle()  # a signal may have come before the first step
         self._open()
-        while self.step < end:
+        while self.step < end and self._stop is None:
+            self.watch.begin_step()
             self._one_step()
             self.saves.look(self.step)
-            if self._exports is not None:
-                self._exports.tend()
+            self.exports.look()
+            if self._stop is not None:
+                break
             if self._verdict.action is Action.GO_BACK:
                 self._go_back()
                 continue
-            if training.eval_interval and self.step % training.eval_interval == 0:
-                self._validate()
-            if self._is_time_to_save():
+            self.watch.after_step()
+            if self._is_time_to_validate():
+                self._validate_now()
+                self._stop = self.watch.agree(self._upcoming())  # validations may take long
+            if self._stop is None and self._is_time_to_save():
                 self._save()
-        if training.eval_interval and self.step % training.eval_interval and stop_after is None:
-            self._validate()
-        if self.writer is not None and self._saved_step != self.step:
+        is_whole = self._stop is None and stop_after is None
+        if is_whole and training.eval_interval and not self._is_time_to_validate():
+            self._validate_now()
+        return self._finish()
+
+    def _finish(self) -> int:
+        """Save what is not saved, say how it ended."""
+        is_new = self.step > self._first_step or self._stop is None
+        # Where the run should have gone back, the next start comes to that by itself.
+        is_good = self._verdict.action is not Action.GO_BACK
+        if self.writer is not None and self._saved_step != self.step and is_new and is_good:
             self._save()
-        self.saves.end(self.step)
-        self._finish_exports()
-        self.log.event("end", self.step)
+        with self.watch.during("end"):
+            if self._stop is None:
+                self.saves.end(self.step)
+                self._stop = self.exports.finish(self.step, self.watch)
+            else:
+                self.saves.look(self.step, wait=True)
+                self.exports.tell(self.step)
+        stop = self._stop or Stop("done", exit_codes.DONE, "all steps are done")
+        event = "end" if self._stop is None else "stop"
+        self.log.event(event, self.step, reason=stop.reason, message=stop.message)
+        if self._stop is not None:
+            self.log.say(f"stopped at step {self.step}: {stop.message}")
+        self.watch.tell_end(stop.reason, stop.code, stop.message)
+        return stop.code
 
     def close(self) -> None:
         """End what goes on beside the run and close the log's sinks."""
+        self.exports.close()
         self.saves.close()
         self.log.close()
 
@@ -134,6 +158,33 @@ class Loop:
     def _reopen(self) -> None:
         """Read on from where the run has gone back to."""
 
+    def _settle(self) -> None:
+        """End the step on the device; learn whether all ranks stop behind it."""
+        if self.saves.longest_seconds:
+            self.watch.took("save", self.saves.longest_seconds)
+        self._stop = self.watch.settle(self.step, self._upcoming())
+
+    def _upcoming(self) -> list[str]:
+        """What comes before there is another chance to stop: the next step, and what follows it."""
+        training, checkpoint = self.config.training, self.config.checkpoint
+        intervals = {
+            "validation": (training.eval_interval,),
+            "save": (checkpoint.save_interval, checkpoint.export_interval),
+        }
+
+        def due(step: int) -> list[str]:
+            return [k for k, every in intervals.items() if any(n and step % n == 0 for n in every)]
+
+        return [*due(self.step), "step", *due(self.step + 1)]
+
+    def _is_time_to_validate(self) -> bool:
+        interval = self.config.training.eval_interval
+        return bool(interval) and self.step % interval == 0
+
+    def _validate_now(self) -> None:
+        with self.watch.during("validation"):
+            self._validate()
+
     def _begin_update(self) -> None:
         """Before the first forward pass of an update."""
         self._verdict = Verdict()
@@ -147,6 +198,7 @@ class Loop:
 
         A skipped update leaves weights, moments, learning-rate schedule and FP8 history as they are.
         """
+        self.watch.enter("update")
         grad_norm = gradient_norm(self.optimizer)
         self._verdict = self.guard.judge(self.step, self.consumed, loss, grad_norm)
         if self._verdict.action is not Action.APPLY:
@@ -163,28 +215,13 @@ class Loop:
         """Be where the last good checkpoint was made, without the data that was bad since."""
         since = self._verdict.since
         assert since is not None
-        self.saves.look(self.step, wait=True)
-        choice = choose_to_go_back(self, since)
-        fault = restore(self, choice)
-        position = data_position(choice.metadata, self.config.data.new_stream)
-        ranges = skipped_ranges(self, position, since)
-        self.guard.state = gone_back(
-            self.guard.state, DetectorState.of(choice.metadata.faults), self.step, position.step
-        )
-        left_out = f"ordinals {ranges} are left out"
-        self.log.fault(
-            self.step,
-            "rollback",
-            f"step {self.step}: gone back to {choice.folder.name} ({self.guard.state.rollbacks} of "
-            f"{self.config.faults.max_rollbacks} times), {left_out}"
-            + (f"; {fault}" if fault else ""),
-        )
-        if sentence := choice.sentence():
-            self.log.fault(self.step, "checkpoint_passed_over", sentence)
-        self.metadata = taken_back(self.metadata, position, ranges)
-        self._fp8.reset()
-        self._stand_at(position)
-        self._reopen()
+        with self.watch.during("rollback"):
+            self.saves.look(self.step, wait=True)
+            self.metadata, position = go_back(self, since)
+            self._fp8.reset()
+            self._stand_at(position)
+            self.watch.stands_at(self.step)
+            self._reopen()
 
     def _seconds_left(self) -> float:
         """By the mean of the steps so far."""
@@ -202,7 +239,7 @@ class Loop:
     def _save(self) -> bool:
         """Save the run as it stands; whether the checkpoint is complete or under way."""
         assert self.writer is not None
-        self._tell_of_exports()
+        self.exports.tell(self.step)
         self._saved_step = self.step
         metadata = dataclasses.replace(
             self.metadata,
@@ -218,185 +255,10 @@ class Loop:
         )
         name = step_folder(self.step)
         is_last = self.step >= self.config.training.train_steps
-        is_saved = self.saves.save(
-            name, self.model, metadata, self.optimizer, self.scheduler, is_last=is_last
-        )
-        interval = self.config.checkpoint.export_interval
-        if is_saved and self._exports is not None and self.step % interval == 0:
-            self._exports.ask(name)
-        return is_saved
-
-    def _background_exports(self) -> BackgroundExports | None:
-        """On rank 0 of a run that exports; one that was stopped before its export makes up for it."""
-        checkpoint = self.config.checkpoint
-        if self.writer is None or self.ranks.rank != 0 or not checkpoint.export_interval:
-            return None
-        exports = BackgroundExports(
-            checkpoint.run_folder, str(self.config.tokenizer.path), self._export_faults.append
-        )
-        self.writer.is_read = exports.names
-        exports.clean()
-        name = step_folder(self.step)
-        is_due = self.step and self.step % checkpoint.export_interval == 0
-        if is_due and not (exports.folder / name).exists():
-            exports.ask(name)
-        return exports
-
-    def _finish_exports(self) -> None:
-        """Wait for the last ones; no rank is longer in one collective than a process group allows."""
-        if self.writer is None or not self.config.checkpoint.export_interval:
-            return
-        while not parallel.broadcast_object(
-            self._exports is None or self._exports.tend(_EXPORT_POLL_SECONDS)
-        ):
-            continue
-        self._tell_of_exports()
-        self.writer.remove_old()
-
-    def _tell_of_exports(self) -> None:
-        """Log what failed beside the training; rank 0 knows, and another may be the one that logs."""
-        if not self.config.checkpoint.export_interval:
-            return
-        faults: Any = parallel.broadcast_object(self._export_faults)
-        for message in faults:
-            self.log.fault(self.step, "export_missed", message)
-        self._export_faults.clear()
-
-
-class TrainingLoop(Loop):
-    """The loop over rows of a stream, and the like for validation.
-
-    Args:
-        config: of the run.
-        layout: of the processes.
-        ranks: this process's place.
-        engine: what is trained, with what.
-        train_stream: rows by ordinal.
-        valid_stream: the same for validation, if there is one.
-        lengthened: makes the training stream anew for a run at another place, long enough for it.
-    """
-
-    def __init__(
-        self,
-        config: RunConfig,
-        layout: Layout,
-        ranks: Ranks,
-        engine: Engine,
-        train_stream: Stream,
-        valid_stream: Stream | None,
-        lengthened: Callable[[CheckpointMetadata], Stream] | None = None,
-    ) -> None:
-        super().__init__(config, layout, ranks, engine)
-        self.samples_a_step = layout.global_batch_size
-        self._lengthened = lengthened
-        self.train_stream, self.valid_stream = train_stream, valid_stream
-        self.skipped_empty = 0
-        self._train_runner = self._runner(self.config.data.train)
-        self._valid_runner = self._runner(self.config.data.valid) if self.valid_stream else None
-        peak = peak_flops(self.config.training.precision) if self.ranks.reports else None
-        self._peak = peak * self.ranks.world_size if peak else None
-        self._iterators: list[Any] = []
-
-    def _open(self) -> None:
-        self._iterators = micro_batch_iterators(
-            self.train_stream,
-            self.ranks,
-            self.layout,
-            self.consumed,
-            self.layout.num_microbatches,
-            skip=[(first, end) for first, end in self.metadata.skipped_ranges],
-            workers=self.config.data.num_workers,
-            loader=self.config.data.loader,
-        )
-
-    def _reopen(self) -> None:
-        for iterator in self._iterators:
-            iterator.close()
-        if self._lengthened is not None:  # what is left out has to come from behind the end
-            self.train_stream = self._lengthened(self.metadata)
-        self._open()
-
-    def _one_step(self) -> None:
-        started = time.monotonic()
-        self._begin_update()
-        sums = self._train_runner.run(self._iterators, self.layout.num_microbatches, step=self.step)
-        report = StepReport.of(sums, self._names(self.config.data.train))
-        grad_norm = self._update(report)
-        self.step += 1
-        self.consumed += self.layout.global_batch_size
-        self._tokens += report.real_tokens
-        self._metrics["training"] = metrics_of(self.step, report)
-        device.synchronize()
-        self._report(report, grad_norm, time.monotonic() - started)
-
-    def _update(self, report: StepReport) -> float:
-        """Apply the gradients; skip a batch without masks."""
-        if report.masked_tokens == 0:
-            self._verdict = Verdict(Action.SKIP, "empty_batch")
-            self.skipped_empty += 1  # Adam would still move the weights
-            self.log.fault(
-                self.step + 1,
-                "empty_batch",
-                f"step {self.step + 1}: global batch without masks: no update",
-                is_said=False,
+        with self.watch.during("save"):
+            is_saved = self.saves.save(
+                name, self.model, metadata, self.optimizer, self.scheduler, is_last=is_last
             )
-            return 0.0
-        return self._apply(report.loss)
-
-    def _report(self, report: StepReport, grad_norm: float, seconds: float) -> None:
-        if not self.ranks.reports:
-            return
-        positions = report.positions
-        width = positions // report.rows
-        flops = flops_per_token(self.config.model, self.config.diffusion, width)
-        achieved = positions * flops / seconds
-        norm = grad_norm if math.isfinite(grad_norm) else None
-        self.log.step(
-            self.step,
-            {
-                "loss": report.loss,
-                "grad_norm": norm if norm is not None else 0.0,
-                "gradient_is_finite": norm is not None,
-                "lr": float(self.optimizer.param_groups[0]["lr"]),
-                "seconds": round(seconds, 4),
-                "tokens_per_second": positions / seconds,
-                "useful_tokens_per_second": report.masked_tokens / seconds,
-                "mfu": achieved / self._peak if self._peak else None,
-                "seconds_left": self._seconds_left(),
-                "consumed_samples": self.consumed,
-                "peak_memory_bytes": device.peak_memory_bytes(),
-                "skipped_empty": self.skipped_empty,
-                "update": self._verdict.action.value,
-                "skipped_updates": self.guard.state.skipped_total,
-                **{k: v for k, v in report.as_dict().items() if k != "loss"},
-            },
-        )
-
-    def _validate(self) -> None:
-        if self._valid_runner is None or self.valid_stream is None:
-            return
-        rows = self.layout.micro_batch_size * self.layout.dp
-        count = self.config.training.eval_samples // rows  # whole: resolve_layout asks for it
-        stream = self.valid_stream
-        report = validate(
-            self._valid_runner,
-            lambda: micro_batch_iterators(stream, self.ranks, self.layout, 0, count),
-            count,
-            step=self.step,
-            source_names=self._names(self.config.data.valid),
-        )
-        self._metrics["validation"] = metrics_of(self.step, report)
-        self.log.validation(self.step, report.as_dict())
-
-    def _runner(self, sources: list[Any]) -> StepRunner:
-        return StepRunner(
-            self.model,
-            self.config.diffusion,
-            self.ranks,
-            micro_batch_size=self.layout.micro_batch_size,
-            sequence_length=self.config.data.sequence_length,
-            num_sources=max(len(sources), 1),
-        )
-
-    def _names(self, sources: list[Any]) -> list[str]:
-        return [source.name or Path(source.prefix).name for source in sources]
+        if is_saved and self._stop is None:
+            self.exports.saved(name, self.step)
+        return is_saved

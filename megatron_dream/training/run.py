@@ -20,7 +20,8 @@ from ..parallel import Ranks
 from ..tokenizer.base import Tokenizer
 from ..tokenizer.load import load_tokenizer
 from .engine import build_engine, data_position, last_checkpoint, prepare
-from .loop import TrainingLoop
+from .training_loop import TrainingLoop
+from .watch.watch import Watch
 
 
 def pretrain(config: RunConfig, try_steps: int | None = None) -> int:
@@ -42,18 +43,19 @@ def train(config: RunConfig, stage: str, try_steps: int | None = None) -> int:
         try_steps: stop after this many steps; nothing is written into the run folder.
 
     Returns:
-        Exit code 0.
+        Exit code (exit_codes.py): 0, or 75 where it is to be run again.
 
     Raises:
         UserError: anything that a person can mend, on every process alike.
     """
-    tokenizer, layout, ranks = prepare(config, stage)
-    loop = _build(config, stage, tokenizer, layout, ranks, try_steps is not None)
-    try:
-        loop.train(stop_after=try_steps)
-    finally:
-        loop.close()
-    return 0
+    with Watch(config, writes=try_steps is None) as watch:
+        tokenizer, layout, ranks = prepare(config, stage)
+        watch.start(ranks)
+        loop = _build(config, stage, tokenizer, layout, ranks, try_steps is not None, watch)
+        try:
+            return loop.train(stop_after=try_steps)
+        finally:
+            loop.close()
 
 
 def build_index(config: RunConfig, token_budget: str | None = None) -> int:
@@ -96,6 +98,7 @@ def _build(
     layout: Layout,
     ranks: Ranks,
     is_trial: bool,
+    watch: Watch,
 ) -> TrainingLoop:
     last = last_checkpoint(config, ranks)
     planned = planned_ordinals(config, None if last is None else last.metadata)
@@ -110,6 +113,7 @@ def _build(
         variable_lengths=not train_stream.has_one_width,
         is_trial=is_trial,
         last=last,
+        watch=watch,
     )
     engine.log.say(f"Training data: {engine.metadata.trained['training data']}")
     return TrainingLoop(

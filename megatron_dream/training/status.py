@@ -1,55 +1,40 @@
-"""``megatron-dream status RUN``: how far a run is, read from its log and checkpoints only."""
+"""``megatron-dream status RUN``: how far a run is, read from its folder only."""
 
 from __future__ import annotations
 
-import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 from ..checkpoint.metadata import LATEST
-from ..errors import DataError
-from .log import LOG_FILE
+from .log import read_log
+from .watch.board import last_beat
+from .watch.ends import read_end
+from .watch.goodput import account
+from .watch.restarts import read_restarts
 
-
-def read_log(run_folder: Path | str) -> list[dict[str, Any]]:
-    """Records of a run's log; a last line cut off by a crash is left out.
-
-    Raises:
-        DataError: there is no log, or a line before the last is broken.
-    """
-    path = Path(run_folder) / LOG_FILE
-    if not path.is_file():
-        raise DataError(
-            f"{run_folder} is no run folder: {LOG_FILE} is missing; name a run's folder"
-        )
-    lines = path.read_text(encoding="utf-8").splitlines()
-    records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            if number < len(lines):
-                raise DataError(f"{path}, line {number} is no JSON; remove the line") from None
-    return records
+_GIB = 2**30
 
 
 def summarise(run_folder: Path | str) -> dict[str, Any]:
-    """Step, time left, goodput, last checkpoint and last fault of a run.
+    """Step, time left, goodput and where the rest went, restarts, checkpoint, disk, last faults of a run.
 
     Goodput is the time of steps that count over all wall-clock time since the first start; a step
     that was done again after a crash counts once.
+
+    Raises:
+        DataError: there is no log.
     """
-    records = read_log(run_folder)
+    folder = Path(run_folder)
+    records = read_log(folder)
     steps = {record["step"]: record for record in records if record["event"] == "step"}
     starts = [record for record in records if record["event"] == "start"]
-    faults = [record for record in records if record["event"] == "fault"]
     last = steps[max(steps)] if steps else {}
     ended = bool(records) and records[-1]["event"] == "end"
-    latest = Path(run_folder) / "checkpoints" / LATEST
     now = records[-1]["time"] if ended else time.time()
-    useful = sum(record.get("seconds", 0.0) for record in steps.values())
-    wall = now - starts[0]["time"] if starts else 0.0
+    spent = account(records, now)
+    latest = folder / "checkpoints" / LATEST
     return {
         "step": last.get("step", 0),
         "total_steps": starts[-1].get("total_steps") if starts else None,
@@ -57,16 +42,42 @@ def summarise(run_folder: Path | str) -> dict[str, Any]:
         "loss": last.get("loss"),
         "tokens_per_second": last.get("tokens_per_second"),
         "seconds_left": 0.0 if ended else last.get("seconds_left"),
-        "goodput": useful / wall if wall > 0 else None,
+        "goodput": spent.goodput,
+        "time_spent": {name: share for name, share in spent.parts().items() if share > 0},
+        "starts": len(read_restarts(folder)) or len(starts),
+        "last_end": read_end(folder),
+        "heartbeat_age": None if ended else last_beat(folder),
         "last_checkpoint": latest.read_text().strip() if latest.is_file() else None,
-        "last_fault": faults[-1].get("message") if faults else None,
+        "checkpoint_age": max(0.0, now - latest.stat().st_mtime) if latest.is_file() else None,
+        "disk_free_bytes": shutil.disk_usage(folder).free,
+        "last_straggler": _last(records, "straggler"),
+        "last_fault": _last(records, "fault"),
     }
+
+
+def _last(records: list[dict[str, Any]], event: str) -> str | None:
+    """What was said last of an event, and at which step."""
+    found = next((one for one in reversed(records) if one["event"] == event), None)
+    return None if found is None else f"step {found['step']}: {found.get('message')}"
 
 
 def run_status(run_folder: Path | str) -> dict[str, Any]:
     """Print the summary, one line a fact, and return it."""
     summary = summarise(run_folder)
     for name, value in summary.items():
-        shown = f"{value:.4g}" if isinstance(value, float) else ("none" if value is None else value)
-        print(f"{name.replace('_', ' '):18} {shown}")
+        print(f"{name.replace('_', ' '):18} {_shown(name, value)}")
     return summary
+
+
+def _shown(name: str, value: Any) -> str:
+    if value is None:
+        return "none"
+    if name == "time_spent":
+        return ", ".join(f"{part.replace('_', ' ')} {share:.1%}" for part, share in value.items())
+    if name == "last_end":
+        return f"{value.get('reason')} at step {value.get('step')}: {value.get('message')}"
+    if name == "disk_free_bytes":
+        return f"{value / _GIB:.1f} GiB"
+    if name in ("seconds_left", "heartbeat_age", "checkpoint_age"):
+        return f"{value:.0f} s"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -60,7 +60,9 @@ def gradient(loop: RlLoop, groups: list[Group], rl: Any, ordinal: int) -> torch.
             device=torch.device("cpu"),
         )
     )
-    loop._zero_gradients()
+    for chunk in loop.model:
+        chunk.zero_grad_buffer()
+    loop.optimizer.zero_grad()
     PolicyRunner(loop.model, rl, loop.ranks).run(batches, None, update.num_rows)
     return torch.cat([p.main_grad.flatten() for p in unwrap(loop.model[0]).parameters()]).clone()
 

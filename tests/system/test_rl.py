@@ -280,6 +280,30 @@ def test_two_processes_of_one_replica(rl_config: Path, run_command: Command, spl
     assert len(samples(rl_config.parent / "run", 0)) == 24 and event["infrastructure_errors"] == 0
 
 
+def test_a_signal_during_rollouts_leaves_them_to_the_next_start(
+    rl_config: Path, warm: WarmStarter
+) -> None:
+    """TERM in step 2: its samples are kept, no update is made of them, the checkpoint is of step 1."""
+    code = (
+        "write = loop.RlLoop._write\n"
+        "def told(self, *arguments):\n"
+        "    write(self, *arguments)\n"
+        "    if self.step == 1:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "loop.RlLoop._write = told\n"
+    )
+    done = warm.run_code(patched(code, rl_config, "--training.train_steps", "2"))
+    run = rl_config.parent / "run"
+    assert done.returncode == 75, done.stderr
+    assert [event["step"] for event in events(run, "step")] == [1]
+    assert (run / "checkpoints" / "latest").read_text().strip() == "step_00000001"
+    before = samples(run, 1)
+    again = warm.run_code(patched("", rl_config, "--training.train_steps", "2"))
+    assert again.returncode == 0, again.stderr
+    assert "step 2: samples that were judged before are used" in again.stderr
+    assert samples(run, 1) == before and [e["step"] for e in events(run, "step")] == [1, 2]
+
+
 KILLING = (
     "groups = loop.RlLoop._groups\n"
     "def killing(self, *arguments):\n"  # samples are judged and written, no update has begun

@@ -12,10 +12,52 @@ from ...checkpoint.load import load_training_state
 from ...checkpoint.metadata import CheckpointMetadata
 from ...data.loader import merge_ranges, ordinal_of
 from ...errors import CheckpointError, DataError
-from .decision import DetectorState, Place, SavedPlace, rollback_order, samples_to_skip
+from ..engine import data_position
+from .decision import (
+    DetectorState,
+    Place,
+    SavedPlace,
+    gone_back,
+    rollback_order,
+    samples_to_skip,
+)
 
 if TYPE_CHECKING:
     from ..loop import Loop
+
+
+def go_back(loop: Loop, since: Place) -> tuple[CheckpointMetadata, CheckpointMetadata]:
+    """Bring the last good checkpoint back and say so; the loop's own place is the loop's to change.
+
+    Args:
+        loop: as it is.
+        since: the first bad update.
+
+    Returns:
+        The run's metadata from now on, with the data that is left out, and the step and place in the
+        data that it went back to.
+
+    Raises:
+        DataError: there is nothing to go back to; on every process alike.
+    """
+    choice = choose_to_go_back(loop, since)
+    fault = restore(loop, choice)
+    position = data_position(choice.metadata, loop.config.data.new_stream)
+    ranges = skipped_ranges(loop, position, since)
+    loop.guard.state = gone_back(
+        loop.guard.state, DetectorState.of(choice.metadata.faults), loop.step, position.step
+    )
+    loop.log.fault(
+        loop.step,
+        "rollback",
+        f"step {loop.step}: gone back to {choice.folder.name} ({loop.guard.state.rollbacks} of "
+        f"{loop.config.faults.max_rollbacks} times), ordinals {ranges} are left out"
+        + (f"; {fault}" if fault else ""),
+        gone_to=position.step,
+    )
+    if sentence := choice.sentence():
+        loop.log.fault(loop.step, "checkpoint_passed_over", sentence)
+    return taken_back(loop.metadata, position, ranges), position
 
 
 def choose_to_go_back(loop: Loop, since: Place) -> Choice:

@@ -17,17 +17,18 @@ class SaveKeeper:
 
     Args:
         config: of the run.
-        writer: None in a dry run, which saves nothing.
+        writer: None in a trial, which saves nothing.
         log: of the run.
 
     Attributes:
         missed: saves that failed one after another.
+        longest_seconds: of a save of this start, from its beginning until it was complete.
     """
 
     def __init__(self, config: RunConfig, writer: CheckpointWriter | None, log: RunLog) -> None:
         self._faults, self._writer, self._log = config.faults, writer, log
         self._folder = Path(config.checkpoint.run_folder) / "checkpoints"
-        self.missed = 0
+        self.missed, self.longest_seconds = 0, 0.0
 
     def save(
         self,
@@ -94,6 +95,7 @@ class SaveKeeper:
         if saved is None:
             return
         self.missed = 0
+        self.longest_seconds = max(self.longest_seconds, saved.seconds)
         self._log.event(
             "checkpoint",
             saved.step,
