@@ -1,0 +1,104 @@
+# shellcheck shell=bash disable=SC2154  # variables of lib.sh and lib_train.sh
+# The step that trains, in one of two modes that are never mixed, and what its end means. lib_train.sh
+# takes this file.
+#
+#   srun (default)  one task a rank; a rank that dies ends the step, the job goes back into the queue
+#   ft              one agent a node; agents start the ranks again inside the allocation
+
+# Where rank 0 listens; a number: ports to pass over after a clash.
+choose_rendezvous() {
+    export MASTER_ADDR MASTER_PORT
+    MASTER_ADDR="${DREAM_MASTER_ADDR:-$(first_address)}"
+    MASTER_PORT="$(free_port "$1")"
+}
+
+# Run the ranks to their end; returns the exit code that the end deserves.
+launch_ranks() {
+    local attempt code
+    set_environment
+    for attempt in 0 1 2; do
+        choose_rendezvous "$attempt"
+        say "ranks start: mode ${DREAM_LAUNCH:-srun}, rendezvous $MASTER_ADDR:$MASTER_PORT"
+        case "${DREAM_LAUNCH:-srun}" in
+            srun) run_waiting _ranks_by_srun "$@" ;;
+            ft) run_waiting _ranks_by_agents "$@" ;;
+            *) refuse "DREAM_LAUNCH is ${DREAM_LAUNCH}; it can be srun or ft." ;;
+        esac
+        code="$(meaning $?)"
+        cat "$DREAM_LOGS/srun.err" >&2
+        if [ "$code" -eq 0 ] || ! _port_was_taken; then
+            break
+        fi
+        say "port $MASTER_PORT was taken on $MASTER_ADDR: another one"
+    done
+    [ "$code" -eq 0 ] || [ "$code" -eq 75 ] || show_failure
+    return "$code"
+}
+
+# What collectives, allocator and debugging need; the ranks inherit it.
+set_environment() {
+    export CUDA_DEVICE_MAX_CONNECTIONS="${CUDA_DEVICE_MAX_CONNECTIONS:-1}"
+    export PYTORCH_CUDA_ALLOC_CONF="${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}"
+    export TORCH_NCCL_ASYNC_ERROR_HANDLING="${TORCH_NCCL_ASYNC_ERROR_HANDLING:-1}"
+    export TORCH_NCCL_TRACE_BUFFER_SIZE="${TORCH_NCCL_TRACE_BUFFER_SIZE:-2000}"
+    export TORCH_NCCL_DUMP_ON_TIMEOUT="${TORCH_NCCL_DUMP_ON_TIMEOUT:-1}"
+    export TORCH_NCCL_DEBUG_INFO_TEMP_FILE="$DREAM_LOGS/flight-rank-"
+    export NCCL_DEBUG="${NCCL_DEBUG:-WARN}" NCCL_DEBUG_FILE="$DREAM_LOGS/nccl-%h-%p.log"
+}
+
+# One task a rank. --distribution=block: neighbours in rank are on one node, where TP belongs.
+_ranks_by_srun() {
+    exec_step --distribution=block --kill-on-bad-exit=1 --wait=300 -- \
+        "$python" -m megatron_dream "$stage" "$@" 2>"$DREAM_LOGS/srun.err"
+}
+
+# "HOST TASK REASON" of every task that srun reported, in its order.
+faults() {
+    sed -nE 's/^srun: error: ([^ ]+): tasks? ([0-9,-]+): (.+)$/\1 \2 \3/p' "$DREAM_LOGS/srun.err"
+}
+
+# The fault that the others follow from: those that Slurm itself terminated, and peers that lost their
+# connection (code 1), come after one that was killed or ended with a code of its own.
+first_fault() {
+    faults | awk '
+        / (Terminated|Exited with exit code 143)$/ { next }
+        /Exited with exit code 1$/ { if (peer == "") peer = $0; next }
+        { print; found = 1; exit }
+        END { if (!found && peer != "") print peer }'
+}
+
+# Exit code of the step: srun's own is the highest of all tasks, so that tasks which it terminated itself
+# (143) would hide the one that was first.
+meaning() {
+    local fault code
+    fault="$(first_fault)"
+    code="$(sed -nE 's/.*Exited with exit code ([0-9]+)$/\1/p' <<<"$fault")"
+    if [ "$1" -eq 0 ]; then
+        printf '0\n'
+    elif [ -n "$code" ]; then
+        printf '%s\n' "$code"
+    elif [ -n "$fault" ]; then
+        printf '137\n' # by a signal
+    else
+        printf '%s\n' "$1"
+    fi
+}
+
+_port_was_taken() { grep -qsiE 'EADDRINUSE|address already in use' "$DREAM_LOGS/rank-00000.log"; }
+
+# The log of the rank that failed first, last in the job's log.
+show_failure() {
+    local host tasks reason rank log
+    read -r host tasks reason <<<"$(first_fault)"
+    if [ -z "${host:-}" ]; then
+        say "srun named no rank; logs of all are in $DREAM_LOGS"
+        return
+    fi
+    rank="${tasks%%[,-]*}"
+    host="$(scontrol show hostnames "$host" | head -n 1)"
+    log="$(printf '%s/rank-%05d.log' "$DREAM_LOGS" "$rank")"
+    say "---- rank $rank on $host failed first: $reason; the end of $log:"
+    tail -n "${DREAM_TAIL:-60}" "$log" 2>/dev/null | sed "s/^/rank $rank| /"
+    say "---- rank $rank on $host: $reason"
+    printf '%s %s\n' "$host" "$rank" >"$DREAM_LOGS/failed"
+}
