@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034  # other scripts use what is set here
 # What the scripts of this folder share: settings, the interpreter or container, steps, log lines.
 #
 # sbatch copies a script to a folder of its own and runs the copy, so that BASH_SOURCE does not lead
@@ -81,11 +82,45 @@ single() { DREAM_LOGS='' step --nodes=1 --ntasks=1 --ntasks-per-node=1 -- "$@"; 
 command_stage() {
     local stage="$1" code=0
     shift
-    say "$stage: job ${SLURM_JOB_ID:-none} on ${SLURM_JOB_NODELIST:-$HOSTNAME}"
+    say "$stage: job $SLURM_JOB_ID on $SLURM_JOB_NODELIST"
     "$@" || code=$?
     say "$stage: exit code $code"
     [ "$code" -ne 0 ] || mark_done
     exit "$code"
+}
+
+# The same for a command that goes on where it was killed: shortly before the time limit (--signal=B:USR1)
+# the job goes back into the queue.
+resumable_stage() {
+    trap 'num_signals=$((num_signals + 1)); back_into_the_queue' USR1
+    command_stage "$1" run_waiting "${@:2}"
+}
+
+back_into_the_queue() {
+    if [ "${SLURM_RESTART_COUNT:-0}" -ge "${DREAM_MAX_RESTARTS:-50}" ]; then
+        say "restarted $SLURM_RESTART_COUNT times already (DREAM_MAX_RESTARTS): the time limit will end this job"
+    elif scontrol requeue "$SLURM_JOB_ID"; then
+        say "the time limit is near: put back into the queue"
+    fi
+}
+
+# Run a command in the background, so that traps of this shell work meanwhile, until it is over.
+num_signals=0 # every trap counts
+child=
+run_waiting() {
+    local code="" next before
+    "$@" &
+    child=$!
+    while :; do
+        before=$num_signals
+        wait "$child"
+        next=$?
+        # 127: it was waited for already, and a signal came between its end and this line
+        [ "$next" -eq 127 ] && [ -n "$code" ] || code=$next
+        [ "$num_signals" -ne "$before" ] || break
+    done
+    child=
+    return "$code"
 }
 
 # Tells pipeline.sh that this stage, with these arguments, need not be done again.

@@ -31,7 +31,7 @@ launch_ranks() {
         fi
         say "port $MASTER_PORT was taken on $MASTER_ADDR: another one"
     done
-    [ "$code" -eq 0 ] || [ "$code" -eq 75 ] || show_failure
+    [ "$code" -eq 0 ] || [ "$code" -eq 75 ] || [ -n "$stop_asked" ] || show_failure
     return "$code"
 }
 

@@ -9,7 +9,12 @@
 end_attempt() {
     local code="$1" after host=-
     after="$(last_step)"
-    [ ! -s "$DREAM_LOGS/failed" ] || read -r host _ <"$DREAM_LOGS/failed"
+    if [ -n "$stop_asked" ] && [ "$code" -ge 128 ]; then
+        say "the ranks ended at the signal, without a checkpoint of their own (code $code)"
+        code=75
+    elif [ -s "$DREAM_LOGS/failed" ]; then
+        read -r host _ <"$DREAM_LOGS/failed"
+    fi
     printf '%s\t%s\t%s\t%s\t%s\t%s\n' "$SLURM_JOB_ID" "$restart" "$step_before" "$after" "$code" "$host" \
         >>"$state/attempts.tsv"
     case "$code" in

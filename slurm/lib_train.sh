@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154  # variables of lib.sh
 # What pretrain, sft and rl share: from the configuration to the requeue. See docs/cluster.md.
 #
 #   train STAGE ARGUMENTS...
@@ -12,8 +12,6 @@
 . "$DREAM_ROOT/slurm/lib_launch.sh"
 
 stop_asked= # by a signal
-stop_count=0
-child=
 
 # With --signal=B: Slurm tells this shell alone. USR1 is what ranks save and end on; SIGTERM to srun would
 # make it kill them.
@@ -23,25 +21,8 @@ on_signal() {
     [ -z "$child" ] || kill -USR1 "$child" 2>/dev/null || true
 }
 
-# Run a command in the background, so that signals reach this shell at once, until it is over.
-run_waiting() {
-    local code="" next before
-    "$@" &
-    child=$!
-    while :; do
-        before=$stop_count
-        wait "$child"
-        next=$?
-        # 127: it was waited for already, and a signal came between its end and this line
-        [ "$next" -eq 127 ] && [ -n "$code" ] || code=$next
-        [ "$stop_count" -ne "$before" ] || break
-    done
-    child=
-    return "$code"
-}
-
-trap 'stop_count=$((stop_count + 1)); on_signal USR1' USR1
-trap 'stop_count=$((stop_count + 1)); on_signal TERM' TERM
+trap 'num_signals=$((num_signals + 1)); on_signal USR1' USR1
+trap 'num_signals=$((num_signals + 1)); on_signal TERM' TERM
 
 train() {
     stage="$1"
