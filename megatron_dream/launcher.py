@@ -17,8 +17,13 @@ from dataclasses import dataclass
 
 from .errors import LayoutError
 
-FIRST_PORT, NUM_PORTS = 10_000, 20_000  # below 32,768, where Linux begins to hand ports out by itself
-_FIRST_SPECIAL_STEP = 0xFFFFFFF0  # of Slurm's step ids: batch script, interactive and external steps
+FIRST_PORT, NUM_PORTS = (
+    10_000,
+    20_000,
+)  # below 32,768, where Linux begins to hand ports out by itself
+_FIRST_SPECIAL_STEP = (
+    0xFFFFFFF0  # of Slurm's step ids: batch script, interactive and external steps
+)
 _STEP = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS")
 
 

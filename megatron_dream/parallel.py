@@ -67,7 +67,7 @@ def launched_rank() -> int:
     return launcher.launched().rank
 
 
-def join(timeout: datetime.timedelta) -> None:
+def _init_process_group(timeout: datetime.timedelta) -> None:
     """Join the processes that were started together in torch.distributed; alone, a world of one.
 
     Raises:
@@ -102,7 +102,7 @@ def start(config: ParallelConfig, seed: int = 1234) -> Ranks:
     from megatron.core import parallel_state, tensor_parallel
 
     timeout = datetime.timedelta(minutes=config.distributed_timeout_minutes)
-    join(timeout)
+    _init_process_group(timeout)
     model_size = (
         config.tensor_model_parallel_size
         * config.pipeline_model_parallel_size

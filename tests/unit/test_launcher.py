@@ -83,7 +83,12 @@ def test_a_first_node_without_address_is_named() -> None:
 def test_what_torchrun_would_have_set() -> None:
     found = as_torchrun(launched(STEP), STEP | {"MASTER_ADDR": "h"})
     again = launched(found)
-    assert (again.rank, again.world_size, again.local_rank, again.local_world_size) == (11, 16, 3, 8)
+    assert (again.rank, again.world_size, again.local_rank, again.local_world_size) == (
+        11,
+        16,
+        3,
+        8,
+    )
     assert (found["MASTER_ADDR"], found["MASTER_PORT"]) == ("h", "14711")
 
 
@@ -107,7 +112,8 @@ def compress(numbers: list[int], width: int) -> str:
         else:
             pieces.append([number])
     return ",".join(
-        f"{p[0]:0{width}d}" if len(p) == 1 else f"{p[0]:0{width}d}-{p[-1]:0{width}d}" for p in pieces
+        f"{p[0]:0{width}d}" if len(p) == 1 else f"{p[0]:0{width}d}-{p[-1]:0{width}d}"
+        for p in pieces
     )
 
 
