@@ -98,7 +98,7 @@ check_nodes() {
     choose_rendezvous 0
     rm -f "$DREAM_LOGS/bad_nodes"
     run_waiting exec_step --kill-on-bad-exit=0 --wait=60 --time="$((${DREAM_CHECK_SECONDS:-300} / 60 + 2))" -- \
-        "$python" -m megatron_dream check-nodes --seconds "${DREAM_CHECK_SECONDS:-300}" \
+        "$python" -m megatron_dream check-nodes --seconds "${DREAM_CHECK_SECONDS:-300}" --slow "${DREAM_CHECK_SLOW:-1.3}" \
         --output "$DREAM_LOGS/nodes.json" --bad-nodes "$DREAM_LOGS/bad_nodes"
     local code=$?
     [ "$code" -eq 0 ] || say "the check of the nodes ended with code $code: nothing was built"
