@@ -35,15 +35,12 @@ launch_ranks() {
     return "$code"
 }
 
-# What collectives, allocator and debugging need; the ranks inherit it.
+# What collectives, allocator and debugging need: the list is megatron-dream doctor's.
 set_environment() {
-    export CUDA_DEVICE_MAX_CONNECTIONS="${CUDA_DEVICE_MAX_CONNECTIONS:-1}"
-    export PYTORCH_CUDA_ALLOC_CONF="${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}"
-    export TORCH_NCCL_ASYNC_ERROR_HANDLING="${TORCH_NCCL_ASYNC_ERROR_HANDLING:-1}"
-    export TORCH_NCCL_TRACE_BUFFER_SIZE="${TORCH_NCCL_TRACE_BUFFER_SIZE:-2000}"
-    export TORCH_NCCL_DUMP_ON_TIMEOUT="${TORCH_NCCL_DUMP_ON_TIMEOUT:-1}"
-    export TORCH_NCCL_DEBUG_INFO_TEMP_FILE="$DREAM_LOGS/flight-rank-"
-    export NCCL_DEBUG="${NCCL_DEBUG:-WARN}" NCCL_DEBUG_FILE="$DREAM_LOGS/nccl-%h-%p.log"
+    local lines module=megatron_dream.training.watch.environment
+    [ -f "$DREAM_ROOT/${module//.//}.py" ] || return 0
+    lines="$(single "$python" -m "$module" --run-folder "$run_folder")" || return 0
+    eval "$lines"
 }
 
 # One task a rank. --distribution=block: neighbours in rank are on one node, where TP belongs.

@@ -33,8 +33,12 @@ train() {
     begin_attempt
     local arguments=("$@") code=0
     if [ -n "${DREAM_STAGE:-}" ]; then
-        run_waiting stage_data "$@" && arguments=(--config "$DREAM_LOGS/staged.yaml")
+        run_waiting stage_data "$@"
         code=$?
+        case "$code" in
+            0) arguments=(--config "$DREAM_LOGS/staged.yaml") ;;
+            3) say "a node has no room for the data: it is read where it is" && code=0 ;;
+        esac
     fi
     if [ "$code" -eq 0 ] && [ -z "$stop_asked" ] && [ "${DREAM_CHECK:-on}" != off ]; then
         check_nodes
@@ -107,5 +111,5 @@ check_nodes() {
 
 # Copies of the data on every node's own disk, one task a node, and the configuration that names them.
 stage_data() {
-    "$DREAM_ROOT/slurm/stage_data.sh" --to "$DREAM_STAGE" --config-out "$DREAM_LOGS/staged.yaml" "$@"
+    DREAM_LOGS='' exec "$DREAM_ROOT/slurm/stage_data.sh" --to "$DREAM_STAGE" --config-out "$DREAM_LOGS/staged.yaml" "$@"
 }

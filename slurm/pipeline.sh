@@ -98,7 +98,7 @@ submit() {
         run_sbatch "${name}_parts" "" "${depends[@]}" "${words[@]}" "${plain[@]}" "${script[$name]}" "${given[@]}"
         note[$name]=", after the array ${last_job} (${words[0]#--array=})"
         depends=("--dependency=afterok:$last_job")
-        plain+=(--output=%x-%j.log)
+        plain=(--output=%x-%j.log "${plain[@]}") # the script's own has the array's numbers
     fi
     run_sbatch "$name" "$state/$name.done" "${depends[@]}" "${plain[@]}" "${script[$name]}" "${given[@]}"
     job[$name]="$last_job"

@@ -123,6 +123,11 @@ def test_a_pair_is_as_slow_as_its_slowest_rank(first: float | None) -> None:
     def one(value: float | None) -> dict[str, object]:
         return {"product": QUICK, "digest": "a", "pairs": {"n0 n1": value}, "errors": []}
 
-    quick = {"product": QUICK, "digest": "a", "pairs": {"n1 n2": QUICK, "n2 n0": QUICK}, "errors": []}
+    quick = {
+        "product": QUICK,
+        "digest": "a",
+        "pairs": {"n1 n2": QUICK, "n2 n0": QUICK},
+        "errors": [],
+    }
     (finding,) = judge(hellos(3), {0: one(first), 1: one(QUICK), 2: quick}, 1.3)
     assert "between n0 and n1" in finding.text
