@@ -18,13 +18,13 @@ launch_ranks() {
     set_environment
     for attempt in 0 1 2; do
         choose_rendezvous "$attempt"
-        say "ranks start: mode ${DREAM_LAUNCH:-srun}, rendezvous $MASTER_ADDR:$MASTER_PORT"
-        case "${DREAM_LAUNCH:-srun}" in
-            srun) run_waiting _ranks_by_srun "$@" ;;
-            ft) run_waiting _ranks_by_agents "$@" ;;
-            *) refuse "DREAM_LAUNCH is ${DREAM_LAUNCH}; it can be srun or ft." ;;
+        say "ranks start: mode $DREAM_LAUNCH, rendezvous $MASTER_ADDR:$MASTER_PORT"
+        case "$DREAM_LAUNCH" in
+            srun) run_waiting _ranks_by_srun "$@"
+                code="$(meaning $?)" ;;
+            ft) run_waiting _ranks_by_agents "$@"
+                code="$(meaning_of_agents $?)" ;;
         esac
-        code="$(meaning $?)"
         cat "$DREAM_LOGS/srun.err" >&2
         if [ "$code" -eq 0 ] || ! _port_was_taken; then
             break
@@ -47,6 +47,43 @@ set_environment() {
 _ranks_by_srun() {
     exec_step --distribution=block --kill-on-bad-exit=1 --wait=300 -- \
         "$python" -m megatron_dream "$stage" "$@" 2>"$DREAM_LOGS/srun.err"
+}
+
+# One agent a node; DREAM_SPARE_NODES of them wait until another is lost. Agents find one another again
+# and start all ranks anew, from the last checkpoint, with as many nodes as before. An agent that hears
+# USR1 passes it to its ranks and waits for them. sbatch needs --no-kill, or a lost node ends the job.
+_ranks_by_agents() {
+    local needed=$((SLURM_JOB_NUM_NODES - ${DREAM_SPARE_NODES:-0}))
+    local per_node=$((num_ranks / SLURM_JOB_NUM_NODES))
+    # Agents give out ranks in no order of nodes; each shows its first rank, and one of these reports.
+    DREAM_SHOWN=",$(seq -s, 0 $((SLURM_JOB_NUM_NODES - 1))),"
+    exec_step --no-kill --kill-on-bad-exit=0 --wait=0 --nodes="$SLURM_JOB_NUM_NODES" \
+        --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=$((cpus * per_node)) -- \
+        "$python" -m torch.distributed.run --nnodes="$needed:$needed" --nproc-per-node="$per_node" \
+        --rdzv-backend=c10d --rdzv-endpoint="$MASTER_ADDR:$MASTER_PORT" \
+        --rdzv-id="$SLURM_JOB_ID.$restart" --max-restarts="${DREAM_FT_RESTARTS:-10}" \
+        --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout="${DREAM_SAVE_SECONDS:-540}" \
+        --log-dir="$DREAM_LOGS/agents" --redirects=3 --tee=0:3 \
+        -m megatron_dream "$stage" "$@" 2>"$DREAM_LOGS/srun.err"
+}
+
+# What the agents' end means: spare ones, and those of lost nodes, end badly when the others are done.
+meaning_of_agents() {
+    if [ "$1" -eq 0 ] || [ "$(num_failed_tasks)" -le "${DREAM_SPARE_NODES:-0}" ]; then
+        printf '0\n'
+    elif grep -qsE 'exitcode *: 2 ' "$DREAM_LOGS"/rank-*.log; then
+        printf '2\n'
+    else
+        printf '%s\n' "$1"
+    fi
+}
+
+# Tasks that srun reported, however it grouped them ("0-2,5").
+num_failed_tasks() {
+    faults | awk '{
+        count = split($2, parts, ",")
+        for (i = 1; i <= count; i++) { split(parts[i], ends, "-"); sum += (ends[2] == "" ? 1 : ends[2] - ends[1] + 1) }
+    } END { print sum + 0 }'
 }
 
 # "HOST TASK REASON" of every task that srun reported, in its order.

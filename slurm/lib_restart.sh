@@ -9,8 +9,8 @@
 end_attempt() {
     local code="$1" after host=-
     after="$(last_step)"
-    if [ -n "$stop_asked" ] && [ "$code" -ge 128 ]; then
-        say "the ranks ended at the signal, without a checkpoint of their own (code $code)"
+    if [ -n "$stop_asked" ] && [ "$code" -ne 0 ] && [ "$code" -ne 2 ]; then
+        [ "$code" -eq 75 ] || say "the ranks ended with code $code after the signal"
         code=75
     elif [ -s "$DREAM_LOGS/failed" ]; then
         read -r host _ <"$DREAM_LOGS/failed"

@@ -29,6 +29,10 @@ train() {
     shift
     [ $# -gt 0 ] || refuse "No arguments; give those of megatron-dream $stage after the script's name, such as --config FILE.yaml."
     load_settings
+    case "${DREAM_LAUNCH:=srun}" in
+        srun | ft) ;;
+        *) refuse "DREAM_LAUNCH is $DREAM_LAUNCH; it can be srun or ft." ;;
+    esac
     read_configuration "$@"
     begin_attempt
     local arguments=("$@") code=0
@@ -111,5 +115,5 @@ check_nodes() {
 
 # Copies of the data on every node's own disk, one task a node, and the configuration that names them.
 stage_data() {
-    DREAM_LOGS='' exec "$DREAM_ROOT/slurm/stage_data.sh" --to "$DREAM_STAGE" --config-out "$DREAM_LOGS/staged.yaml" "$@"
+    exec env DREAM_LOGS= "$DREAM_ROOT/slurm/stage_data.sh" --to "$DREAM_STAGE" --config-out "$DREAM_LOGS/staged.yaml" "$@"
 }

@@ -1,6 +1,6 @@
 """Copy a run's token files to this node's disk; slurm/stage_data.sh starts it once a node.
 
-python tools/stage_data.py --config FILE.yaml --to /local/data --config-out staged.yaml [--section.field value ...]
+python tools/stage_data.py --config FILE.yaml --to /local/data --config-out staged.yaml [--a.field value ...]
 
 Exit codes: 0 the copies are there and checked; 2 bad input; 3 the disk is too small.
 """

@@ -1,4 +1,5 @@
 #!/bin/bash
+# shellcheck disable=SC2034  # the test's file reads what is set here
 # Stands in for the interpreter in tests of the Slurm scripts: says what they ask for, then behaves as a
 # file of the test says, by rank and start. Called as `python -m megatron_dream VERB ...`.
 [ "$1 $2" = "-m megatron_dream" ] || exit 2

@@ -24,7 +24,7 @@ PIPELINE = ROOT / "slurm" / "pipeline.sh"
 STEPS = 16
 SMALL = "--cpus-per-task=1 --mem=100M --time=60"
 TRAIN = (
-    f"--cpus-per-task=1 --time=60 --signal=B:USR1@60 --ntasks-per-node=1 --output={folder}/%x.log"
+    "--cpus-per-task=1 --time=60 --signal=B:USR1@60 --ntasks-per-node=1 --output={folder}/%x.log"
 )
 STAGES = """
 state="{folder}/state"
@@ -231,11 +231,12 @@ def test_a_killed_rank_is_named_and_the_job_goes_on_by_itself(
 ) -> None:
     """Its parameters are those of the pipeline's run, which nobody disturbed.
 
-    The nodes are checked before, with the real check: both starts of the job build something.
+    Its data are copies on the nodes' disk, which the undisturbed run did not have: indices and identity
+    are those of the sources. The nodes are checked before, with the real check.
     """
     run, log = tmp_path / "run", tmp_path / "job.log"
     job = cluster.submit(
-        "--export=ALL,DREAM_CHECK=on,DREAM_CHECK_SLOW=1000", "--nodes=2",
+        f"--export=ALL,DREAM_CHECK=on,DREAM_CHECK_SLOW=1000,DREAM_STAGE={tmp_path}/disk", "--nodes=2",
         *TRAIN.format(folder=tmp_path).split(), f"--output={log}", "slurm/pretrain.sbatch",
         "--config", f"{piped}/pretrain.yaml", "--checkpoint.run_folder", str(run), cwd=ROOT,
     )  # fmt: skip
@@ -250,4 +251,6 @@ def test_a_killed_rank_is_named_and_the_job_goes_on_by_itself(
     assert "put back into the queue (restart 1 of 50)" in text
     assert "start 2, 2 ranks" in text and "pretrain: done" in text
     assert "check of 2 nodes, 2 ranks" in text and "sum of a pair" in text
+    assert "6 of 6 files copied" in text and "0 of 6 files copied" in text
+    assert (run / "config.yaml").read_text().count(f"prefix: {tmp_path}/disk/") == 2
     assert_equal_checkpoints(piped / "pretrain", run)
