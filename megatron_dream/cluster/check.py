@@ -7,21 +7,17 @@ named, and one that does not even start.
 
 from __future__ import annotations
 
-import datetime
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import torch.distributed as dist
 
 from .. import device
 from ..files import atomic_write, write_json
 from ..launcher import Launch, expand_hosts, launched
-from . import measure
 from .exchange import Exchange
 from .facts import collect_facts, node_name
+from .rank import Measured, measure_rank
 from .report import show
 from .verdict import (
     Finding,
@@ -29,14 +25,9 @@ from .verdict import (
     compare_facts,
     judge_pairs,
     odd_results,
-    pairings,
     slow_nodes,
     slow_ranks,
 )
-
-PARTS = 6  # of the time that one collective may take
-
-Measured = dict[str, Any]
 
 
 def check_nodes(
@@ -60,20 +51,19 @@ def check_nodes(
     device.bind_local_device(launch.local_rank)
     hello = {"node": node_name(), "facts": collect_facts() if launch.local_rank == 0 else None}
     if launch.world_size == 1:
-        return _conclude(
-            {0: hello}, {0: _measure(launch, [str(hello["node"])], seconds)}, slow, output
-        )
+        alone = {0: measure_rank(launch, [str(hello["node"])], seconds)}
+        return _conclude({0: hello}, alone, slow, output, bad_nodes)
     exchange = Exchange(launch, seconds)
     exchange.tell("hello", hello)
     if launch.rank != 0:
         return _take_part(exchange, launch, seconds)
     hellos = exchange.heard("hello")
-    silent = set(range(launch.world_size)) - set(hellos)
+    silent = frozenset(range(launch.world_size)) - set(hellos)
     nodes = [hellos[rank]["node"] if rank in hellos else "" for rank in range(launch.world_size)]
     exchange.announce("nodes", "" if silent else "\n".join(nodes))
     measured: dict[int, Measured] = {}
     if not silent:
-        exchange.tell("measured", _measure(launch, nodes, seconds, exchange))
+        exchange.tell("measured", measure_rank(launch, nodes, seconds, exchange))
         measured = exchange.heard("measured")
     code = _conclude(hellos, measured, slow, output, bad_nodes, silent)
     exchange.announce("end", str(code))
@@ -83,7 +73,7 @@ def check_nodes(
 def _take_part(exchange: Exchange, launch: Launch, seconds: float) -> int:
     nodes = exchange.announced("nodes")
     if nodes:
-        exchange.tell("measured", _measure(launch, nodes.split("\n"), seconds, exchange))
+        exchange.tell("measured", measure_rank(launch, nodes.split("\n"), seconds, exchange))
     exchange.announced("end")
     return _leave(exchange, 0)
 
@@ -100,64 +90,17 @@ def _leave(exchange: Exchange, code: int) -> int:
     return code
 
 
-def _measure(
-    launch: Launch, nodes: list[str], seconds: float, exchange: Exchange | None = None
-) -> Measured:
-    """This rank's measurements; what fails is told as a sentence."""
-    found: Measured = {"errors": [], "pairs": {}}
-
-    def attempt(what: str, run: Callable[[], float]) -> float | None:
-        try:
-            return run()
-        except (RuntimeError, TimeoutError, dist.DistError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            found["errors"].append(f"{what}: {reason[:200]}")
-            return None
-
-    def multiply() -> float:
-        value, found["digest"] = measure.product()
-        return value
-
-    found["product"] = attempt("matrix product", multiply)
-    if exchange is None:
-        return found
-    part = seconds / PARTS
-    patience = datetime.timedelta(seconds=2 * part)
-    dist.init_process_group(
-        device.distributed_backend(),
-        store=dist.PrefixStore("check", exchange.store),
-        rank=launch.rank,
-        world_size=launch.world_size,
-        timeout=patience,
-    )
-
-    def sum_over(*names: str) -> Callable[[], float]:
-        ranks = [rank for rank, node in enumerate(nodes) if node in names]
-        return lambda: measure.summing(measure.group_of(ranks, part), part)
-
-    here = nodes[launch.rank]
-    if nodes.count(here) > 1:
-        found["inside"] = attempt("all-reduce inside the node", sum_over(here))
-    for pairs in pairings(list(dict.fromkeys(nodes))):
-        for pair in pairs:
-            if here in pair:
-                found["pairs"][" ".join(pair)] = attempt(
-                    f"all-reduce {pair[0]} with {pair[1]}", sum_over(*pair)
-                )
-    return found
-
-
 def _conclude(
     hellos: dict[int, Any],
     measured: dict[int, Measured],
     slow: float,
-    output: Path | None = None,
-    bad_nodes: Path | None = None,
-    silent: set[int] | None = None,
+    output: Path | None,
+    bad_nodes: Path | None,
+    silent: frozenset[int] = frozenset(),
 ) -> int:
     """Judge, show, write; the exit code."""
     facts = {told["node"]: told["facts"] for told in hellos.values() if told["facts"]}
-    findings = _silent(silent or set(), len(hellos)) + compare_facts(facts)
+    findings = _silent(silent, len(hellos)) + compare_facts(facts)
     findings += judge(hellos, measured, slow)
     show(facts, measured, hellos, findings)
     at_fault = sorted({finding.node for finding in findings if finding.is_fault})
@@ -170,7 +113,7 @@ def _conclude(
     return 1 if at_fault else 0
 
 
-def _silent(ranks: set[int], heard: int) -> list[Finding]:
+def _silent(ranks: frozenset[int], heard: int) -> list[Finding]:
     """Nodes that ranks which never answered are on: srun lays ranks out in blocks."""
     if not ranks:
         return []

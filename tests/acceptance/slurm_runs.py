@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from megatron_dream.files import write_json  # noqa: E402
 from tests.system.checkpoints import assert_equal_checkpoints  # noqa: E402
 from tests.system.slurm_cluster import SlurmCluster  # noqa: E402
-from tests.system.test_slurm_pipeline import ranks_of, write_configs, write_data  # noqa: E402
+from tests.system.test_slurm_pipeline import ranks_of, wait_for_step, write_configs, write_data  # noqa: E402
 from tests.warm import environment  # noqa: E402
 
 RESULTS = ROOT / "docs" / "results" / "slurm_runs.json"
@@ -39,7 +39,7 @@ SBATCH = [
     "--signal=B:USR1@60",
 ]
 
-Disturb = Callable[[SlurmCluster, str, Path], None]
+Disturb = Callable[[SlurmCluster, str, Path, Path], None]
 
 
 def prepare(cluster: SlurmCluster, folder: Path) -> None:
@@ -63,42 +63,31 @@ def prepare(cluster: SlurmCluster, folder: Path) -> None:
         subprocess.run([*command, *words], env=environment(), check=True)
 
 
-def wait_for_step(run: Path, step: int, seconds: float = 300) -> None:
-    """Until the run's last checkpoint is of ``step`` or later."""
-    deadline = time.monotonic() + seconds
-    while True:
-        with contextlib.suppress(OSError, ValueError):
-            if int((run / "checkpoints" / "latest").read_text().rpartition("_")[2]) >= step:
-                return
-        assert time.monotonic() < deadline, f"{run} came to no checkpoint of step {step}"
-        time.sleep(0.05)
-
-
 def signalled(name: str) -> Disturb:
     """The batch shell is told twice, as before the time limit."""
 
-    def disturb(cluster: SlurmCluster, job: str, run: Path) -> None:
+    def disturb(cluster: SlurmCluster, job: str, run: Path, log: Path) -> None:
         for step in (10, 30):
-            wait_for_step(run, step)
+            wait_for_step(run, step, log)
             cluster.run("scancel", "--batch", f"--signal={name}", job)
 
     return disturb
 
 
-def requeued(cluster: SlurmCluster, job: str, run: Path) -> None:
+def requeued(cluster: SlurmCluster, job: str, run: Path, log: Path) -> None:
     """As preemption does it: nobody is warned in time."""
-    wait_for_step(run, 20)
+    wait_for_step(run, 20, log)
     cluster.run("scontrol", "requeue", job)
 
 
-def killed(cluster: SlurmCluster, job: str, run: Path) -> None:
-    wait_for_step(run, 20)
+def killed(cluster: SlurmCluster, job: str, run: Path, log: Path) -> None:
+    wait_for_step(run, 20, log)
     os.kill(ranks_of(job)[1], signal.SIGKILL)
 
 
-def killed_under_an_agent(cluster: SlurmCluster, job: str, run: Path) -> None:
+def killed_under_an_agent(cluster: SlurmCluster, job: str, run: Path, log: Path) -> None:
     """A worker of the second agent: its parent's place is not its own, RANK tells."""
-    wait_for_step(run, 20)
+    wait_for_step(run, 20, log)
     for folder in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             if folder.name.isdecimal() and b"SLURM_JOB_ID=%s\0" % job.encode() in (
@@ -110,7 +99,7 @@ def killed_under_an_agent(cluster: SlurmCluster, job: str, run: Path) -> None:
     raise AssertionError("no worker was found")
 
 
-def undisturbed(cluster: SlurmCluster, job: str, run: Path) -> None:
+def undisturbed(cluster: SlurmCluster, job: str, run: Path, log: Path) -> None:
     """Nothing."""
 
 
@@ -143,7 +132,7 @@ def run_one(cluster: SlurmCluster, folder: Path, name: str) -> dict[str, object]
     words += ["--checkpoint.save_interval", INTERVAL]
     started = time.monotonic()
     job = cluster.submit(*words, cwd=ROOT)
-    disturb(cluster, job, run)
+    disturb(cluster, job, run, log)
     cluster.wait(job, seconds=500)
     text = log.read_text()
     print(f"--- {name}\n{text}", flush=True)

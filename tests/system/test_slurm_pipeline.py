@@ -5,6 +5,7 @@ One tiny run of each stage: they cost a start of the interpreter each, and littl
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -21,7 +22,7 @@ from tests.system.slurm_cluster import SlurmCluster
 
 ROOT = Path(__file__).resolve().parents[2]
 PIPELINE = ROOT / "slurm" / "pipeline.sh"
-STEPS = 16
+STEPS = 20
 SMALL = "--cpus-per-task=1 --mem=100M --time=60"
 TRAIN = (
     "--cpus-per-task=1 --time=60 --signal=B:USR1@60 --ntasks-per-node=1 --output={folder}/%x.log"
@@ -226,30 +227,43 @@ def ranks_of(job: str) -> dict[int, int]:
     return found
 
 
-def test_a_killed_rank_is_named_and_the_job_goes_on_by_itself(
+def wait_for_step(run: Path, step: int, log: Path) -> None:
+    """Until the run's last checkpoint is of ``step`` or later."""
+    latest = run / "checkpoints" / "latest"
+    deadline = time.monotonic() + 200
+    while not latest.exists() or int(latest.read_text().rpartition("_")[2]) < step:
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.02)
+
+
+def test_a_killed_rank_then_a_signal_and_the_job_goes_on_by_itself(
     piped: Path, cluster: SlurmCluster, tmp_path: Path
 ) -> None:
     """Its parameters are those of the pipeline's run, which nobody disturbed.
 
     Its data are copies on the nodes' disk, which the undisturbed run did not have: indices and identity
-    are those of the sources. The nodes are checked before, with the real check.
+    are those of the sources. The nodes are checked before, with the real check. Where training saves at
+    the signal (exit_codes.py) it must have; where it does not it dies of it, and goes on as well.
     """
     run, log = tmp_path / "run", tmp_path / "job.log"
+    settings = {"DREAM_CHECK": "on", "DREAM_CHECK_SLOW": "1000", "DREAM_STAGE": f"{tmp_path}/disk"}
     job = cluster.submit(
-        f"--export=ALL,DREAM_CHECK=on,DREAM_CHECK_SLOW=1000,DREAM_STAGE={tmp_path}/disk", "--nodes=2",
+        "--export=ALL," + ",".join(f"{k}={v}" for k, v in settings.items()), "--nodes=2",
         *TRAIN.format(folder=tmp_path).split(), f"--output={log}", "slurm/pretrain.sbatch",
         "--config", f"{piped}/pretrain.yaml", "--checkpoint.run_folder", str(run), cwd=ROOT,
     )  # fmt: skip
-    deadline = time.monotonic() + 200
-    while not (run / "checkpoints" / "latest").exists():
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.02)
+    wait_for_step(run, 4, log)
     os.kill(ranks_of(job)[1], signal.SIGKILL)
+    wait_for_step(run, 12, log)
+    cluster.run("scancel", "--batch", "--signal=USR1", job)
     cluster.wait(job, seconds=300)
     text = log.read_text()
     assert "rank 1 on n1: Killed" in text, text
-    assert "put back into the queue (restart 1 of 50)" in text
-    assert "start 2, 2 ranks" in text and "pretrain: done" in text
+    assert "exit code 137 at step 4, put back into the queue (restart 1 of 50)" in text
+    assert "exit code 75 at step 1" in text and "start 3, 2 ranks" in text
+    if importlib.util.find_spec("megatron_dream.exit_codes") is not None:
+        assert "after the signal" not in text, "the ranks did not end by themselves with code 75"
+    assert text.rstrip().endswith("pretrain: done")
     assert "check of 2 nodes, 2 ranks" in text and "sum of a pair" in text
     assert "6 of 6 files copied" in text and "0 of 6 files copied" in text
     assert (run / "config.yaml").read_text().count(f"prefix: {tmp_path}/disk/") == 2
