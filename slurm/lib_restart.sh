@@ -52,7 +52,10 @@ bad_nodes() {
 }
 
 requeue() {
-    local code="$1" nodes
+    local code="$1" nodes now
+    # Slurm would take back even what a person has cancelled; what it preempts it requeues by itself.
+    now="$(scontrol show job "$SLURM_JOB_ID" | sed -nE 's/.*JobState=([^ ]+).*/\1/p')"
+    [ "$now" = RUNNING ] || stop "$code" "Slurm is ending this job already ($now)"
     nodes="$(bad_nodes | sort -u | paste -sd,)"
     # Slurm ends this script as soon as it has taken the job back; what follows needs some seconds more.
     trap '' TERM USR1

@@ -60,7 +60,10 @@ train() {
 # The run's folder and the rank that reports, from the resolved configuration; bad input ends the job here.
 read_configuration() {
     local resolved
-    resolved="$(single "$python" -m megatron_dream "$stage" --print-config "$@")" || exit $?
+    resolved="$(single "$python" -m megatron_dream "$stage" --print-config "$@")" || {
+        say "$stage: the configuration was refused, or not read; nothing was started"
+        exit 2
+    }
     run_folder="$(field checkpoint run_folder <<<"$resolved")"
     [ -n "$run_folder" ] && [ "$run_folder" != "''" ] ||
         refuse "checkpoint.run_folder is empty; a requeued job finds itself by it."

@@ -81,6 +81,22 @@ def test_the_time_limit_is_told_to_the_ranks_and_the_job_goes_on(submit) -> None
     assert log.rstrip().endswith("pretrain: done")
 
 
+def test_a_job_that_a_person_cancels_does_not_come_back(submit) -> None:
+    """Its ranks save at the TERM that scancel sends, and end with 75 like those of a time limit."""
+    job = submit(
+        """
+        trap 'save 3; exit 75' TERM
+        touch "$folder/ready"
+        for _ in $(seq 600); do sleep 0.1; done
+        """
+    )
+    job.wait_for(job.folder / "ready")
+    job.cluster.run("scancel", job.number)
+    job.end()
+    assert job.shown("JobState") == "CANCELLED", job.log()
+    assert "put back into the queue" not in job.log()
+
+
 def test_bad_input_is_not_tried_again(submit) -> None:
     """The rank that is right waits for the other and is ended by Slurm: its 143 does not hide the 2."""
     job = submit(
