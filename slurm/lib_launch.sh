@@ -56,6 +56,7 @@ _ranks_by_agents() {
     local needed=$((SLURM_JOB_NUM_NODES - ${DREAM_SPARE_NODES:-0}))
     local per_node=$((num_ranks / SLURM_JOB_NUM_NODES))
     # Agents give out ranks in no order of nodes; each shows its first rank, and one of these reports.
+    export DREAM_SHOWN
     DREAM_SHOWN=",$(seq -s, 0 $((SLURM_JOB_NUM_NODES - 1))),"
     exec_step --no-kill --kill-on-bad-exit=0 --wait=0 --nodes="$SLURM_JOB_NUM_NODES" \
         --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=$((cpus * per_node)) -- \
