@@ -53,6 +53,8 @@ _ranks_by_srun() {
 # and start all ranks anew, from the last checkpoint, with as many nodes as before. An agent that hears
 # USR1 passes it to its ranks and waits for them. sbatch needs --no-kill, or a lost node ends the job.
 _ranks_by_agents() {
+    # A store of its own for every start of the ranks: in a shared one gloo finds addresses of the dead.
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
     local needed=$((SLURM_JOB_NUM_NODES - ${DREAM_SPARE_NODES:-0}))
     local per_node=$((num_ranks / SLURM_JOB_NUM_NODES))
     # Agents give out ranks in no order of nodes; each shows its first rank, and one of these reports.
