@@ -94,7 +94,8 @@ def test_a_job_that_a_person_cancels_does_not_come_back(submit) -> None:
     job.cluster.run("scancel", job.number)
     job.end()
     assert job.shown("JobState") == "CANCELLED", job.log()
-    assert "put back into the queue" not in job.log()
+    assert "exit code 75, not put back into the queue: Slurm is ending" in job.log()
+    assert "start 2" not in job.log()
 
 
 def test_bad_input_is_not_tried_again(submit) -> None:
