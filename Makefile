@@ -43,6 +43,7 @@ lint: setup
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/codespell
+	$(VENV)/bin/shellcheck -x slurm/*.sh slurm/*.sbatch tests/system/*.sh tools/*.sh examples/*/*.sh .ci/run
 
 bench: setup
 	$(RUN) benchmarks/run.py

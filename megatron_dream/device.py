@@ -138,6 +138,13 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def nccl_version() -> str | None:
+    """NCCL's version as torch has it; None on a CPU."""
+    if device_type() == "cpu":
+        return None
+    return ".".join(map(str, torch.cuda.nccl.version()))
+
+
 def has_transformer_engine() -> bool:
     """Whether Transformer Engine can be used: importable, and on a GPU."""
     if device_type() == "cpu" or importlib.util.find_spec("transformer_engine") is None:

@@ -1,7 +1,6 @@
 """Start and end of the process groups, and every size and rank by its name.
 
-Launchers are recognised by their environment: torchrun (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR)
-or none at all: one process needs no launcher.
+``launcher.py`` tells who started this process: torchrun, srun, or nobody; one process needs no launcher.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from . import device
+from . import device, launcher
 from .config.schema import ParallelConfig
 from .errors import LayoutError
 
@@ -62,24 +61,32 @@ class Ranks:
 
 def launched_world_size() -> int:
     """Number of processes that the launcher started; 1 without a launcher."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return launcher.launched().world_size
 
 
 def launched_rank() -> int:
     """This process's number before process groups exist."""
-    return int(os.environ.get("RANK", "0"))
+    return launcher.launched().rank
 
 
 def _init_process_group(timeout: datetime.timedelta) -> None:
+    """Join the processes that were started together in torch.distributed; alone, a world of one.
+
+    Raises:
+        LayoutError: the launcher's variables contradict one another, or lead to no address.
+    """
     if dist.is_initialized():
         return
     backend = device.distributed_backend()
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        device.bind_local_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group(backend, timeout=timeout)
-    else:
+    launch = launcher.launched()
+    if launch.launcher == "none":
         store = dist.HashStore()
         dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
+    else:
+        if launch.launcher == "srun":
+            os.environ.update(launcher.as_torchrun(launch))
+        device.bind_local_device(launch.local_rank)
+        dist.init_process_group(backend, timeout=timeout)
     atexit.register(stop)
 
 

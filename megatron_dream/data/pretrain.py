@@ -106,7 +106,8 @@ class SourceRows:
                 f"{row_tokens}; add documents, shorten data.sequence_length or drop the source."
             )
         stat = files.idx_path.stat()
-        identity = [str(files.prefix.absolute()), files.bin_bytes, stat.st_size, stat.st_mtime_ns]
+        # Not the folder: a copy on a node's own disk has the index of its source (data/staging.py).
+        identity = [files.prefix.name, files.bin_bytes, stat.st_size, stat.st_mtime_ns]
         digest = digest_of([_INDEX_FORMAT, *identity, row_tokens, position, seed, split])[:16]
         self.folder = cache_folder / f"{files.prefix.name}-{digest}"
         self._dataset: GPTDataset | None = None

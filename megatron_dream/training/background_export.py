@@ -19,8 +19,8 @@ from pathlib import Path
 from ..checkpoint.metadata import FILE_NAME
 from ..data.signals import ignore_run_signals
 from ..errors import UserError
+from ..launcher import VARIABLES
 
-_LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _NICENESS = 10
 _PARENT_DEATH_SIGNAL = 1  # prctl's PR_SET_PDEATHSIG
 
@@ -100,7 +100,7 @@ class BackgroundExports:
 
     def _begin(self, name: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        environment = {k: v for k, v in os.environ.items() if k not in _LAUNCHER}
+        environment = {k: v for k, v in os.environ.items() if k not in VARIABLES}
         environment.update(
             MEGATRON_DREAM_DEVICE="cpu", CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1"
         )

@@ -96,6 +96,11 @@ CHECKS: dict[str, list[str]] = {
     "sft: truncation on toy problems, five paired seeds (about 2 hours)": [
         sys.executable, "tests/acceptance/sft_truncation.py",
     ],
+    "slurm: every script, faults and ends on two nodes": [
+        *PYTEST, "-rs", "tests/system/test_slurm_pipeline.py", "tests/system/test_slurm_faults.py",
+        "tests/system/test_slurm_library.py", "tests/system/test_slurm_preprocess.py",
+    ],
+    "slurm: preempted, killed, agents": [sys.executable, "tests/acceptance/slurm_runs.py"],
     "judge: attacks, refusals, an ordinary user": [
         *PYTEST, "-rs", "tests/unit/sandbox", "tests/system/test_sandbox.py",
         "tests/system/test_sandbox_denied.py", "tests/system/test_sandbox_user.py",

@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.system.slurm_cluster import SlurmCluster, missing_programs
 from tests.warm import WarmStarter, environment
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -112,3 +113,15 @@ def config_file(token_data: Path, tmp_path: Path) -> Path:
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[SlurmCluster]:
+    """A Slurm of two nodes, started once; jobs run this checkout with this interpreter, on the CPU."""
+    if missing := missing_programs():
+        pytest.skip(f"needs {', '.join(missing)}: apt install slurm-wlm munge")
+    with SlurmCluster() as running:
+        own = {name: value for name, value in environment().items() if name not in ("PATH",)}
+        own |= {"DREAM_PYTHON": sys.executable, "DREAM_SITE": os.devnull}
+        running.environment |= own | {"SLURM_CONF": running.environment["SLURM_CONF"]}
+        yield running

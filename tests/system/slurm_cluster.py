@@ -1,7 +1,8 @@
 """A real Slurm controller with two nodes on this machine, for tests: munged, slurmctld, two slurmd.
 
 Debian's packages slurm-wlm and munge; no systemd; everything lies in one short-named folder, because
-the path of a socket has at most 107 bytes.
+the path of a socket has at most 107 bytes. Each node says it has 8 GPUs (slurmd asks for
+character devices and looks no further), so that the scripts' lines about GPUs are parsed and kept.
 """
 
 from __future__ import annotations
@@ -32,11 +33,15 @@ SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU_Memory
 MpiDefault=none
 ReturnToService=2
+KillWait=5
+GresTypes=gpu
 SchedulerParameters=sched_interval=1,sched_min_interval=0
-NodeName=n0 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=1000
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMemory=1000
+NodeName=n0 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory={memory} Gres=gpu:8
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMemory={memory} Gres=gpu:8
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -56,6 +61,11 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
+def _node_memory() -> int:
+    """MB that each node may say it has: Slurm drains a node that has less."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20 * 9 // 10
+
+
 class SlurmCluster:
     """A context: the daemons run inside it."""
 
@@ -68,7 +78,13 @@ class SlurmCluster:
         key.chmod(0o400)
         config = self.folder / "slurm.conf"
         host = socket.gethostname().partition(".")[0]
-        config.write_text(_CONFIG.format(host=host, folder=self.folder, ports=_free_ports(3)))
+        text = _CONFIG.format(
+            host=host, folder=self.folder, ports=_free_ports(3), memory=_node_memory()
+        )
+        config.write_text(text)
+        for number in range(8):
+            (self.folder / f"gpu{number}").symlink_to(os.devnull)
+        (self.folder / "gres.conf").write_text(f"Name=gpu File={self.folder}/gpu[0-7]\n")
         self.environment = {**os.environ, "SLURM_CONF": str(config), "PATH": _FOLDERS}
         self._start_munge(key)
         self._daemon("slurmctld", "-D", "-f", str(config))

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from megatron_dream.checkpoint.metadata import read_metadata, resolve_checkpoint, verify_files
-from megatron_dream.checkpoint.tensors import TensorReader
 from megatron_dream.tokenizer import load_tokenizer
 from megatron_dream.training.provenance import source_commit
+from tests.system.checkpoints import assert_equal_checkpoints
 from tests.warm import WarmProcess, WarmStarter
 
 Command = Callable[..., Any]
@@ -65,16 +64,6 @@ def kill_at(
     time.sleep(delay)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-
-
-def assert_equal_checkpoints(first: Path, second: Path) -> None:
-    readers = [
-        TensorReader(resolve_checkpoint(folder / "checkpoints")) for folder in (first, second)
-    ]
-    assert readers[0].names() == readers[1].names()
-    assert any("exp_avg_sq" in name for name in readers[0].names())
-    for name in readers[0].names():
-        assert torch.equal(readers[0].read(name), readers[1].read(name)), name
 
 
 def test_killed_and_resumed_run_is_bit_equal(

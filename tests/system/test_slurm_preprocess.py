@@ -3,31 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
+from tests.system.slurm_cluster import SlurmCluster
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(Path(__file__).parent))
-
-from slurm_cluster import SlurmCluster, missing_programs  # noqa: E402
-
-pytestmark = pytest.mark.skipif(
-    bool(missing_programs()) and os.environ.get("CI") != "true",
-    reason=f"no {', '.join(missing_programs())}: apt install slurm-wlm munge",
-)
 SMALL = ["--cpus-per-task=1", "--mem=100M", "--time=5"]
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[SlurmCluster]:
-    with SlurmCluster() as running:
-        running.environment["DREAM_PYTHON"] = sys.executable
-        running.environment["PYTHONWARNINGS"] = "ignore"
-        yield running
 
 
 def arguments(token_data: Path, prefix: Path) -> list[str]:

@@ -148,3 +148,6 @@ def test_it_does_not_resume_shards_of_another_layout(
         rehearse(config, "pretrain", 64)
     config.parallel.tensor_model_parallel_size = 2
     assert "goes on from" in rehearse(config, "pretrain", 64).start
+    (checkpoints / "step_00000005" / "metadata.json").write_text("ab")
+    with pytest.raises(UserError, match="has no checkpoint that can be used"):
+        rehearse(config, "pretrain", 64)

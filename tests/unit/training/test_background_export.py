@@ -11,8 +11,15 @@ import pytest
 from megatron_dream.checkpoint.metadata import FILE_NAME
 from megatron_dream.checkpoint.room import Kept, remove_old
 from megatron_dream.checkpoint.save import step_folder
+from megatron_dream.launcher import launched
 from megatron_dream.training import background_export
 from megatron_dream.training.background_export import BackgroundExports
+
+
+STEP = {
+    **{"RANK": "0", "WORLD_SIZE": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"},
+    **{"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2"},
+}
 
 
 class Child:
@@ -38,11 +45,12 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[Child]:
     started: list[Child] = []
 
     def start(command: list[str], *, env: dict[str, str], stdout: Any, **_: Any) -> Child:
-        assert "RANK" not in env and env["CUDA_VISIBLE_DEVICES"] == ""
+        assert launched(env).world_size == 1 and env["CUDA_VISIBLE_DEVICES"] == ""
         started.append(Child(command, stdout))
         return started[-1]
 
-    monkeypatch.setenv("RANK", "0")
+    for name, value in STEP.items():  # as a task of srun, which torch is told as torchrun would
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(background_export.subprocess, "Popen", start)
     return started
 

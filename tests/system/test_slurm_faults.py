@@ -1,0 +1,210 @@
+"""What the training scripts do at every kind of end, on a real Slurm with two nodes.
+
+A stand-in takes the interpreter's place (slurm_stand_in.sh), so that an end costs no training: what is
+tested is the shell's side. Ends of the real program are in test_slurm_pipeline.py.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+STAND_IN = Path(__file__).with_name("slurm_stand_in.sh")
+ONE = ["--nodes=1", "--ntasks-per-node=1"]
+SMALL = ["--gpus-per-node=8", "--cpus-per-task=1", "--mem=100M", "--time=60", "--signal=B:USR1@60"]
+
+
+class Job:
+    """A submitted job whose program is a stand-in."""
+
+    def __init__(self, cluster, folder: Path, behaviour: str, *words: str, **settings: str) -> None:
+        self.cluster, self.folder = cluster, folder
+        (folder / "behaviour.sh").write_text(behaviour)
+        own = {"DREAM_PYTHON": str(STAND_IN), "STAND_IN": str(folder), "DREAM_CHECK": "off"}
+        pairs = ",".join(f"{k}={v}" for k, v in (own | settings).items())
+        self.number = cluster.submit(
+            f"--export=ALL,{pairs}", f"--output={folder}/job.log", *SMALL, *(words or ONE),
+            "slurm/pretrain.sbatch", "--config", "any.yaml", cwd=ROOT,
+        )  # fmt: skip
+
+    def log(self) -> str:
+        path = self.folder / "job.log"
+        return path.read_text() if path.exists() else ""
+
+    def end(self) -> str:
+        """Wait; the job's exit code and signal as Slurm shows them, such as ``2:0``."""
+        self.cluster.wait(self.number)
+        return self.shown("ExitCode")
+
+    def shown(self, field: str) -> str:
+        text = self.cluster.run("scontrol", "show", "job", self.number).stdout
+        return next(w.split("=", 1)[1] for w in text.split() if w.startswith(f"{field}="))
+
+    def wait_for(self, path: Path) -> None:
+        deadline = time.monotonic() + 120
+        while not path.exists():
+            assert time.monotonic() < deadline, self.log()
+            time.sleep(0.1)
+
+
+@pytest.fixture
+def submit(cluster, tmp_path: Path) -> Callable[..., Job]:
+    def run(behaviour: str, *words: str, **settings: str) -> Job:
+        return Job(cluster, tmp_path, behaviour, *words, **settings)
+
+    return run
+
+
+def test_the_time_limit_is_told_to_the_ranks_and_the_job_goes_on(submit) -> None:
+    """What the program does at the signal (save, exit 75) is the stand-in's; see test_slurm_pipeline.py."""
+    job = submit(
+        """
+        trap 'save 7; echo "rank $SLURM_PROCID told"; exit 75' USR1
+        if [ "$start" = 0 ]; then
+            touch "$folder/ready"
+            for _ in $(seq 600); do sleep 0.1; done
+        fi
+        """
+    )
+    job.wait_for(job.folder / "ready")
+    job.cluster.run("scancel", "--batch", "--signal=USR1", job.number)
+    assert job.end() == "0:0", job.log()
+    log = job.log()
+    assert log.count("rank 0 told") == 1
+    assert "exit code 75 at step 7, put back into the queue (restart 1 of 50)" in log
+    assert "start 2, 1 ranks" in log and "from step 7" in log
+    assert log.rstrip().endswith("pretrain: done")
+
+
+def test_a_job_that_a_person_cancels_does_not_come_back(submit) -> None:
+    """Its ranks save at the TERM that scancel sends, and end with 75 like those of a time limit."""
+    job = submit(
+        """
+        trap 'save 3; exit 75' TERM
+        touch "$folder/ready"
+        for _ in $(seq 600); do sleep 0.1; done
+        """
+    )
+    job.wait_for(job.folder / "ready")
+    job.cluster.run("scancel", job.number)
+    job.end()
+    assert job.shown("JobState") == "CANCELLED", job.log()
+    assert "exit code 75, not put back into the queue: Slurm is ending" in job.log()
+    assert "start 2" not in job.log()
+
+
+def test_bad_input_is_not_tried_again(submit) -> None:
+    """The rank that is right waits for the other and is ended by Slurm: its 143 does not hide the 2."""
+    job = submit(
+        """
+        [ "$SLURM_PROCID" = 1 ] || sleep 100
+        echo "error: data.train[0].weight is -1"
+        exit 2
+        """,
+        "--nodes=2",
+        "--ntasks-per-node=1",
+    )
+    assert job.end() == "2:0", job.log()
+    lines = job.log().splitlines()
+    assert "exit code 2, not put back into the queue: bad input" in lines[-1]
+    assert "rank 1 on n1: Exited with exit code 2" in lines[-2]
+    assert lines[-3] == "rank 1| error: data.train[0].weight is -1"
+
+
+def test_the_same_step_three_times_ends_it(submit) -> None:
+    job = submit('[ "$start" = 0 ] && save 5; echo "Traceback: of start $start"; exit 1')
+    assert job.end() == "1:0", job.log()
+    log = job.log()
+    assert [f"of start {n}" in log for n in range(5)] == [True] * 4 + [False]
+    assert "3 starts in a row came no further than step 5" in log.splitlines()[-1]
+    assert "left out from now on: n0" in log or "left out from now on: n1" in log
+
+
+def test_the_number_of_restarts_is_bounded(submit) -> None:
+    job = submit('save "$((start + 1))"; kill -9 $$', DREAM_MAX_RESTARTS="1")
+    assert job.end() == "137:0", job.log()
+    assert "rank 0 on n0: Killed" in job.log() or "rank 0 on n1: Killed" in job.log()
+    assert "restarted 1 times already" in job.log().splitlines()[-1]
+
+
+def test_a_taken_port_is_passed_over(submit) -> None:
+    """The second try is of the same start: nothing is requeued."""
+    job = submit(
+        """
+        echo "$MASTER_PORT" >>"$folder/ports"
+        [ "$(wc -l <"$folder/ports")" -gt 1 ] || { echo "server socket failed: EADDRINUSE"; exit 1; }
+        """
+    )
+    assert job.end() == "0:0", job.log()
+    first, second = map(int, (job.folder / "ports").read_text().split())
+    assert first == 10_000 + int(job.number) % 20_000 and second == first + 1
+    assert "restart" not in job.log()
+
+
+def test_a_node_that_the_check_names_is_left_out(submit) -> None:
+    job = submit(
+        """
+        [ "$verb" = check-nodes ] || exit 0
+        [ "$start" = 0 ] || exit 0
+        while [ "$1" != --bad-nodes ]; do shift; done
+        echo "$SLURMD_NODENAME" >"$2"
+        echo "$SLURMD_NODENAME is slow"
+        exit 1
+        """,
+        DREAM_CHECK="on",
+    )
+    assert job.end() == "0:0", job.log()
+    excluded = job.shown("ExcNodeList")
+    assert excluded in ("n0", "n1") and job.shown("NodeList") == {"n0": "n1", "n1": "n0"}[excluded]
+    assert f"{excluded} is slow" in job.log()
+    assert "nothing was built" in job.log()
+
+
+def test_what_a_rank_finds(submit, tmp_path: Path) -> None:
+    """All GPUs of the node, its cores, one rank after another on a node, caches on the node's disk."""
+    job = submit(
+        """
+        {
+            echo "nodes $SLURM_NODEID gpus ${CUDA_VISIBLE_DEVICES-all} cpus $SLURM_CPUS_PER_TASK"
+            echo "threads $OMP_NUM_THREADS cache $TRITON_CACHE_DIR"
+            echo "locked $(ulimit -l) master $MASTER_ADDR"
+        } >"$folder/rank$SLURM_PROCID"
+        """,
+        "--nodes=2",
+        "--ntasks-per-node=2",
+        DREAM_LOCAL=str(tmp_path / "disk"),
+    )
+    assert job.end() == "0:0", job.log()
+    for rank in range(4):
+        text = (tmp_path / f"rank{rank}").read_text()
+        # With --gpu-bind=none Slurm 22.05 leaves the variable unset: no GPU is hidden.
+        assert f"nodes {rank // 2} gpus all cpus 1\n" in text
+        assert f"threads 1 cache {tmp_path}/disk/megatron-dream-{os.getuid()}/triton\n" in text
+        assert "master 127.0.0.1" in text
+
+
+def test_an_apptainer_image_by_one_variable(submit, tmp_path: Path) -> None:
+    """An ``apptainer`` of the test's own writes down how it was called and runs the rest."""
+    image = tmp_path / "image.sif"
+    image.touch()
+    tool = tmp_path / "bin" / "apptainer"
+    tool.parent.mkdir()
+    tool.write_text(
+        f'#!/bin/bash\necho "$*" >>{tmp_path}/called\n[ "$1" = exec ] || exit 9\n'
+        'while [ "${1%.sif}" = "$1" ]; do shift; done\nshift; exec "$@"\n'
+    )
+    tool.chmod(0o755)
+    job = submit(
+        'echo inside >"$folder/inside"',
+        DREAM_CONTAINER=str(image),
+        PATH=f"{tool.parent}:{os.environ['PATH']}",
+    )
+    assert job.end() == "0:0", job.log()
+    assert (tmp_path / "inside").exists()
+    called = (tmp_path / "called").read_text()
+    assert f"exec --nv --bind {ROOT}:{ROOT}," in called and str(image) in called
