@@ -156,6 +156,7 @@ class Soak:
         path = WORK / f"{run.name}-plan.json"
         path.write_text(json.dumps(plan))
         words = ["--config", str(self.config), "--checkpoint.run_folder", str(run), *LAYOUT]
+        words += ["--watch.max_starts_without_progress", "0"]  # many faults may hit one step
         return Job(self.warm, run, path, words, self.stall_seconds)
 
     def undisturbed(self) -> None:
