@@ -164,9 +164,7 @@ class RunLog:
         num_lost = lines.num_lost
         is_there = lines.write(record)
         if not is_there and not num_lost:
-            self.say(
-                f"{LOG_FILE} cannot be written ({lines.fault}): the run goes on without it"
-            )
+            self.say(f"{LOG_FILE} cannot be written ({lines.fault}): the run goes on without it")
         if is_there and num_lost:
             self.fault(
                 step, "log_lost", f"{num_lost} records of {LOG_FILE} were lost: {lines.fault}"

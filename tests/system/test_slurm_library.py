@@ -90,7 +90,9 @@ def test_a_hang_is_told_and_no_node_is_blamed(tmp_path: Path) -> None:
     (tmp_path / "srun.err").write_text(HANG)
     assert bash(tmp_path, "meaning 143") == str(exit_codes.HANG)
     assert "logs of all ranks are in" in bash(tmp_path, "show_hang")
-    (tmp_path / "rank-00002.log").write_text("step 1\n\nHANG: rank 2 is in data\n  rank 3 is dead\n")
+    (tmp_path / "rank-00002.log").write_text(
+        "step 1\n\nHANG: rank 2 is in data\n  rank 3 is dead\n"
+    )
     said = bash(tmp_path, "show_hang")
     assert "rank-00002.log tells it:\nHANG: rank 2 is in data\n  rank 3 is dead" in said
     assert not (tmp_path / "failed").exists()

@@ -15,7 +15,6 @@ from megatron_dream.launcher import launched
 from megatron_dream.training import background_export
 from megatron_dream.training.background_export import BackgroundExports
 
-
 STEP = {
     **{"RANK": "0", "WORLD_SIZE": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"},
     **{"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2"},

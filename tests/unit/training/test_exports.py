@@ -20,7 +20,10 @@ class Background:
     """Stands where exports are made: ``busy`` looks find it at work."""
 
     def __init__(self, run_folder: Path, tokenizer: str, report: Any) -> None:
-        self.checkpoints, self.folder = Path(run_folder) / "checkpoints", Path(run_folder) / "exports"
+        self.checkpoints, self.folder = (
+            Path(run_folder) / "checkpoints",
+            Path(run_folder) / "exports",
+        )
         self.asked: list[str] = []
         self.busy, self.is_closed, self.report = 0, False, report
 
