@@ -17,7 +17,7 @@ class Phase:
     """What a rank is at.
 
     Attributes:
-        name: start, data, forward_backward, update, save, validation, rollback, rollout, judge, end and the like.
+        name: start, data, forward_backward, update, save, validation, rollback, rollout, end and the like.
         step: that is worked on, counted from 1.
         since: monotonic seconds.
         limit: seconds that it may take; 0: any time.

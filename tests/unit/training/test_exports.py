@@ -1,4 +1,4 @@
-"""Exports of a run: which one is made up for, what is told, and that the last is not waited for without end."""
+"""Exports of a run: which one is made up for, what is told, and that nobody waits without end."""
 
 from __future__ import annotations
 
