@@ -533,10 +533,18 @@ def _fill_judge(parser: _Parser) -> None:
     parser.add_argument("--samples", type=Path, required=True, metavar="S.jsonl", help="programs")
     parser.add_argument("--output", type=Path, required=True, metavar="R.jsonl", help="verdicts")
     parser.add_argument("--workers", type=int, metavar="N", help="programs at once (one a CPU)")
+    _add_places(parser)
+
+
+def _add_places(parser: _Parser) -> None:
+    """Where judged programs run."""
     parser.add_argument(
         "--isolation",
         choices=("namespaces", "bubblewrap", "process"),
         help="process: limits only, for programs that are trusted (namespaces, else bubblewrap)",
+    )
+    parser.add_argument(
+        "--endpoints", nargs="+", metavar="URL", help="of SandboxFusion, to judge there instead"
     )
 
 
@@ -588,11 +596,7 @@ def _fill_curate(parser: _Parser) -> None:
     parser.add_argument(
         "--balance", metavar="SHARES", help="of the kinds, such as function=1,stdin=1,output=1"
     )
-    parser.add_argument(
-        "--isolation",
-        choices=("namespaces", "bubblewrap", "process"),
-        help="process: limits only, for programs that are trusted (namespaces, else bubblewrap)",
-    )
+    _add_places(parser)
 
 
 def _serve(options: argparse.Namespace) -> None:

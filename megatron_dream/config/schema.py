@@ -179,7 +179,8 @@ class RlConfig:
     exactly_one_block: bool = False  # a response with more than one fenced block has no program
     shuffled_rewards: bool = False  # a control: each group's rewards in random order
     isolation: Literal["auto", "namespaces", "bubblewrap", "process"] = "auto"
-    judge_workers: int = 0  # a data-parallel rank; 0: its share of the machine's CPUs
+    judge_endpoints: list[str] = field(default_factory=list)  # of SandboxFusion; empty: judged here
+    judge_workers: int = 0  # a data-parallel rank; 0: its share of the CPUs, or 8 an endpoint
     judge_cpu_seconds: int = 5  # of a program
     judge_wall_seconds: float = 15.0
     judge_memory_mb: int = 1024

@@ -335,6 +335,14 @@ def _rl_faults(config: RunConfig) -> Iterator[str]:
         yield f"rl.t_low {rl.t_low} is above rl.t_high {rl.t_high}; give times in order"
     if rl.kl_coefficient and rl.ratio == "sequence":
         yield "rl.kl_coefficient is of tokens, and rl.ratio is sequence; set one of them back"
+    if rl.judge_endpoints and rl.isolation != "auto":
+        yield (
+            f"rl.isolation {rl.isolation} is of this machine, and rl.judge_endpoints judge elsewhere; leave "
+            "one of them out"
+        )
+    for endpoint in rl.judge_endpoints:
+        if not endpoint.startswith(("http://", "https://")):
+            yield f"rl.judge_endpoints has {endpoint!r}; give addresses such as http://host:8080"
     if config.diffusion.objective != "diffusion":
         yield "diffusion.objective is ar, and rl samples by opening masks; set it to diffusion"
     rows = 2 * rl.prompts_per_step * rl.group_size

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import collections
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, MissingDependencyError
 from ..files import atomic_write
-from ..sandbox import Judge, Limits, Outcome, Problem, ProblemError, SandboxUnavailable, problem_of
+from ..sandbox import (
+    Limits,
+    Outcome,
+    Problem,
+    ProblemError,
+    SandboxUnavailable,
+    problem_of,
+    start_judge,
+)
 from ..sandbox.engine import Isolation
 from ..sandbox.problem import read_lines
 from .progress import sample_progress
@@ -25,6 +33,7 @@ def judge_files(
     *,
     workers: int | None = None,
     isolation: Isolation | None = None,
+    endpoints: Sequence[str] = (),
     limits: Limits | None = None,
     quiet: bool = False,
 ) -> dict[Outcome, int]:
@@ -37,6 +46,7 @@ def judge_files(
         output: the samples' lines with ``passed``, ``outcome``, ``test`` and ``detail`` added.
         workers: programs at once; None: one for each CPU.
         isolation: see ``Judge``.
+        endpoints: of SandboxFusion, which then judges instead of this machine.
         limits: of each program.
         quiet: no progress.
 
@@ -59,7 +69,7 @@ def judge_files(
         raise DataError(str(error)) from None
     counts: collections.Counter[Outcome] = collections.Counter()
     try:
-        judge = Judge(workers, limits, isolation)
+        judge = start_judge(workers, limits, isolation, endpoints)
     except SandboxUnavailable as error:
         raise MissingDependencyError(str(error)) from None
     if judge.notice:

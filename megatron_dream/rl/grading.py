@@ -6,7 +6,7 @@ import os
 from concurrent.futures import Future
 
 from ..config.schema import RlConfig
-from ..sandbox import Judge, Limits, Outcome, Verdict
+from ..sandbox import Limits, Outcome, Verdict, start_judge
 from .formats import program_of, value_of
 from .problems import RlProblem
 
@@ -15,7 +15,7 @@ class Grader:
     """Judges responses in the background; use it where programs may run, one on each data-parallel rank.
 
     Args:
-        rl: limits, workers, isolation and format.
+        rl: limits, workers, isolation or endpoints, and format.
         replicas_here: data-parallel replicas of this machine, each with a judge; they share its CPUs.
 
     Raises:
@@ -29,9 +29,11 @@ class Grader:
             wall=rl.judge_wall_seconds,
             memory=rl.judge_memory_mb << 20,
         )
-        workers = rl.judge_workers or max(1, len(os.sched_getaffinity(0)) // replicas_here)
+        workers = rl.judge_workers or None
+        if not (workers or rl.judge_endpoints):
+            workers = max(1, len(os.sched_getaffinity(0)) // replicas_here)
         isolation = None if rl.isolation == "auto" else rl.isolation
-        self._judge = Judge(workers, limits, isolation)
+        self._judge = start_judge(workers, limits, isolation, rl.judge_endpoints)
         self._known: dict[tuple[str, str], Future[Verdict]] = {}
 
     @property

@@ -22,10 +22,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .engine import Isolation, SandboxUnavailable
+from .judge import Judge, Judging
 from .outcome import Limits, Outcome, Verdict
 from .problem import Problem
 from .slot import lines_of
 
+_WORKERS = 8  # questions at once for each endpoint: the programs run elsewhere
 _MAX_ANSWER = 16 << 20
 # The program's names as module ``solution``, and the tests' functions called, as inside/checker.py does.
 _BEFORE = """\
@@ -229,3 +232,55 @@ def _is_run(answer: dict[str, Any]) -> bool:
         and isinstance(result, dict)
         and result.get("status") in known
     )
+
+
+class FusionJudge(Judging):
+    """Judges programs by services instead of on this machine; see the first lines of this file.
+
+    Args:
+        endpoints: addresses.
+        workers: programs at once; None: eight for each endpoint.
+        limits: of each program.
+
+    Raises:
+        SandboxUnavailable: no endpoint runs a program.
+    """
+
+    def __init__(
+        self, endpoints: Sequence[str], workers: int | None = None, limits: Limits | None = None
+    ) -> None:
+        super().__init__(workers or _WORKERS * len(endpoints), limits or Limits())
+        self._client = FusionClient(endpoints, limits=self.limits)
+        self.notice = (
+            "Programs are judged by SandboxFusion, beside their tests: one that wants to can fool it "
+            "(docs/sandbox.md)."
+        )
+        try:
+            self._client.run_code("print(1)")
+        except FusionError as error:
+            self.close()
+            raise SandboxUnavailable(str(error), is_denied=False) from None
+
+    def _judge(self, program: str, problem: Problem) -> Verdict:
+        return self._client.judge(program, problem)
+
+
+def start_judge(
+    workers: int | None,
+    limits: Limits | None,
+    isolation: Isolation | None,
+    endpoints: Sequence[str] = (),
+) -> Judging:
+    """Our own judge, or where ``endpoints`` are given that of these services.
+
+    Raises:
+        ValueError: isolation, which is of this machine, and endpoints.
+        SandboxUnavailable: programs cannot be judged so.
+    """
+    if not endpoints:
+        return Judge(workers, limits, isolation)
+    if isolation is not None:
+        raise ValueError(
+            f"isolation {isolation} is of this machine, but programs go to {endpoints[0]}; leave one away."
+        )
+    return FusionJudge(endpoints, workers, limits)

@@ -1,4 +1,4 @@
-"""Many programs at once: slots in threads, infrastructure retried, verdicts in order."""
+"""Many programs at once: threads, verdicts in order; ours has a slot for each and retries infrastructure."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import queue
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
+from typing import Self
 
 from .engine import Isolation, SandboxUnavailable
 from .outcome import Limits, Outcome, Verdict
@@ -17,8 +18,56 @@ RETRIES = 2  # of a judgement that says nothing of the program
 _AHEAD = 4  # programs a worker that wait for it
 
 
-class Judge:
-    """Judges programs against problems; use it as a context.
+class Judging:
+    """Judges programs in threads; who judges one of them, a subclass says. Use it as a context.
+
+    Args:
+        workers: programs at once.
+        limits: of each program.
+
+    Attributes:
+        notice: one sentence for people on how programs are shut in; empty where it is as it should be.
+    """
+
+    def __init__(self, workers: int, limits: Limits) -> None:
+        self.workers, self.limits, self.notice = workers, limits, ""
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="judge")
+
+    def submit(self, program: str, problem: Problem) -> Future[Verdict]:
+        """Judge one program in the background."""
+        return self._threads.submit(self._judge, program, problem)
+
+    def verdicts(self, programs: Iterable[tuple[str, Problem]]) -> Iterator[Verdict]:
+        """Of all programs, in their order; few wait at a time, so that any number fits."""
+        waiting: list[Future[Verdict]] = []
+        for program, problem in programs:
+            waiting.append(self.submit(program, problem))
+            if len(waiting) > _AHEAD * self.workers:
+                yield waiting.pop(0).result()
+        for future in waiting:
+            yield future.result()
+
+    def close(self) -> None:
+        """Finish what is being judged; what still waits for that is cancelled."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _judge(self, program: str, problem: Problem) -> Verdict:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Judge(Judging):
+    """Judges programs against problems, shut in on this machine.
 
     Args:
         workers: programs at once; None: one for each CPU.
@@ -41,13 +90,10 @@ class Judge:
         limits: Limits | None = None,
         isolation: Isolation | None = None,
     ) -> None:
-        self.workers = workers or len(os.sched_getaffinity(0))
-        self.limits = limits or Limits()
+        super().__init__(workers or len(os.sched_getaffinity(0)), limits or Limits())
         self._slots: queue.SimpleQueue[Slot] = queue.SimpleQueue()
-        self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="judge")
         self._all: list[Slot] = []
         self.isolation: Isolation = isolation or "namespaces"
-        self.notice = ""
         try:
             try:
                 self._add_slot()
@@ -77,23 +123,9 @@ class Judge:
             return False
         return True
 
-    def submit(self, program: str, problem: Problem) -> Future[Verdict]:
-        """Judge one program in the background."""
-        return self._threads.submit(self._judge, program, problem)
-
-    def verdicts(self, programs: Iterable[tuple[str, Problem]]) -> Iterator[Verdict]:
-        """Of all programs, in their order; few wait at a time, so that any number fits."""
-        waiting: list[Future[Verdict]] = []
-        for program, problem in programs:
-            waiting.append(self.submit(program, problem))
-            if len(waiting) > _AHEAD * self.workers:
-                yield waiting.pop(0).result()
-        for future in waiting:
-            yield future.result()
-
     def close(self) -> None:
         """End the servers when what is being judged has been; what still waits for that is cancelled."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        super().close()
         for slot in self._all:
             slot.close()
 
@@ -107,14 +139,3 @@ class Judge:
             return verdict
         finally:
             self._slots.put(slot)
-
-    def __enter__(self) -> Judge:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

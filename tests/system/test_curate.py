@@ -15,7 +15,7 @@ import pytest
 from megatron_dream import cli
 from megatron_dream.rl.curation import command
 from megatron_dream.rl.problems import RlProblem, read_problems
-from megatron_dream.sandbox import SandboxUnavailable
+from megatron_dream.sandbox import Judge, SandboxUnavailable
 from tests.system.tiny_export import make_tiny_export
 
 CHECKS = 5
@@ -210,7 +210,7 @@ def test_a_second_call_runs_nothing_and_gives_the_same(
     output = tmp_path / "copy"
     shutil.copytree(first, output)
     before = {name: (output / name).read_bytes() for name in ("problems.jsonl", "report.json")}
-    monkeypatch.setattr(command, "Judge", None)  # starting one would be an error
+    monkeypatch.setattr(command, "start_judge", None)  # starting one would be an error
     (output / "problems.jsonl").unlink()
     assert curate("--input", *inputs, "--output", output) == 0
     assert capsys.readouterr().out.count("done before") == 4
@@ -232,14 +232,14 @@ def test_a_killed_judge_phase_goes_on(
     words = ("--input", *inputs, "--output", output, "--workers", "1")
     judged: list[str] = []
 
-    class Dies(command.Judge):
+    class Dies(Judge):
         def submit(self, program: str, problem: Any) -> Any:
             if len(judged) == 6:
                 raise KeyboardInterrupt
             judged.append(problem.task_id)
             return super().submit(program, problem)
 
-    monkeypatch.setattr(command, "Judge", Dies)
+    monkeypatch.setattr(command, "start_judge", lambda *given: Dies(*given[:3]))
     assert curate(*words) == 130
     assert not (output / "problems.jsonl").exists()
     (path,) = (output / "phases" / "measured").glob("verdicts-*.jsonl")
@@ -342,7 +342,7 @@ def test_a_sandbox_that_does_not_work_is_told_after_reading(
     def refuses(*_: Any) -> None:
         raise SandboxUnavailable("unshare: Operation not permitted", is_denied=True)
 
-    monkeypatch.setattr(command, "Judge", refuses)
+    monkeypatch.setattr(command, "start_judge", refuses)
     assert curate("--input", *inputs, "--output", tmp_path / "out") == 2
     assert "cannot be shut in" in capsys.readouterr().err
     values = tmp_path / "values.jsonl"
@@ -361,7 +361,7 @@ def test_the_judge_chooses_how_programs_are_shut_in_and_it_is_said_once(
     asked: list[str | None] = []
     seconds: list[tuple[int, float]] = []
 
-    class Refused(command.Judge):
+    class Refused(Judge):
         """A judge of a machine without namespaces."""
 
         def __init__(self, workers: Any, limits: Any, isolation: Any) -> None:
@@ -370,7 +370,7 @@ def test_the_judge_chooses_how_programs_are_shut_in_and_it_is_said_once(
             super().__init__(workers, limits, "process")
             self.notice = "" if isolation else "Namespaces are refused."
 
-    monkeypatch.setattr(command, "Judge", Refused)
+    monkeypatch.setattr(command, "start_judge", lambda *given: Refused(*given[:3]))
     words = ("--input", inputs[-1], "--output", tmp_path / "out", "--workers", "1")
     assert curate(*words) == 0
     assert asked == [None, None]  # one to see that there is a sandbox, one for the references

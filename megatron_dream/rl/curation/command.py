@@ -12,7 +12,7 @@ from typing import Any
 
 from ...errors import ConfigError, MissingDependencyError, ModelFolderError
 from ...files import atomic_write, remove_leftovers
-from ...sandbox import Judge, Limits, SandboxUnavailable
+from ...sandbox import Judging, Limits, SandboxUnavailable, start_judge
 from ...sandbox.slot import Isolation
 from ..problems import RlProblem, read_problems
 from .balance import Balance, shares_of
@@ -111,6 +111,7 @@ def curate(
     *,
     workers: int | None = None,
     isolation: Isolation | None = None,
+    endpoints: Sequence[str] = (),
     quiet: bool = False,
     **options: Any,
 ) -> list[Outcome]:
@@ -124,6 +125,7 @@ def curate(
             dropped.jsonl, and phases/ with what a resumed call needs.
         workers: programs judged at once; None: one for each CPU.
         isolation: see ``Judge``.
+        endpoints: of SandboxFusion, which then judges instead of this machine.
         quiet: print nothing.
         options: fields of ``CurateOptions``.
 
@@ -136,7 +138,7 @@ def curate(
     chosen = CurateOptions(**options)
     limits = Limits(cpu=chosen.judge_cpu_seconds, wall=chosen.judge_wall_seconds)
     say: Say = (lambda text: None) if quiet else print
-    make_judge = _JudgeStarter(workers, limits, isolation, say)
+    make_judge = _JudgeStarter(workers, limits, isolation, endpoints, say)
     phases = phases_of(chosen, make_judge)
     sources = sources_of(input)
     run = _Run(Path(output), say, make_judge)
@@ -197,19 +199,25 @@ class _JudgeStarter:
     """Starts judges, and says once what people should know of how programs are shut in."""
 
     def __init__(
-        self, workers: int | None, limits: Limits, isolation: Isolation | None, say: Say
+        self,
+        workers: int | None,
+        limits: Limits,
+        isolation: Isolation | None,
+        endpoints: Sequence[str],
+        say: Say,
     ) -> None:
         self._workers, self._limits, self._isolation = workers, limits, isolation
-        self._say = say
+        self._endpoints, self._say = endpoints, say
         self._said = ""
 
     def identity(self) -> dict[str, Any]:
         """Plain values that verdicts depend on."""
-        return {"limits": vars(self._limits), "isolation": self._isolation or "auto"}
+        where = "SandboxFusion" if self._endpoints else self._isolation or "auto"
+        return {"limits": vars(self._limits), "isolation": where}
 
-    def __call__(self) -> Judge:
+    def __call__(self) -> Judging:
         try:
-            judge = Judge(self._workers, self._limits, self._isolation)
+            judge = start_judge(self._workers, self._limits, self._isolation, self._endpoints)
         except SandboxUnavailable as error:
             raise MissingDependencyError(str(error)) from None
         if judge.notice != self._said:
@@ -225,7 +233,7 @@ class _Run:
         decisions: of every phase that has run, by its name.
     """
 
-    def __init__(self, output: Path, say: Say, make_judge: Callable[[], Judge]) -> None:
+    def __init__(self, output: Path, say: Say, make_judge: Callable[[], Judging]) -> None:
         self._phases = output / "phases"
         self._measured = self._phases / "measured"
         self._say = say

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ...errors import DataError
-from ...sandbox import Judge, Outcome, ProblemError
+from ...sandbox import Judging, Outcome, ProblemError
 from ...sandbox.problem import read_lines
 from ..formats import program_of, value_of
 from ..problems import RlProblem
@@ -176,7 +176,7 @@ class Candidates(Phase):
         """Counts, batch by batch, of those that were never asked, then of those not judged whole."""
         model: CandidateModel | None = None
         with contextlib.ExitStack() as stack:
-            judge: Judge | None = None
+            judge: Judging | None = None
             for batch in self._batches(problems, known):
                 digests = [problem_digest(problem) for problem in batch]
                 prompts = [problem.messages() for problem in batch]
@@ -210,7 +210,7 @@ class Candidates(Phase):
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6])
 
 
-def verdicts_of(problem: RlProblem, answers: Sequence[str], judge: Judge | None) -> _Verdicts:
+def verdicts_of(problem: RlProblem, answers: Sequence[str], judge: Judging | None) -> _Verdicts:
     """How many answers are right; the judge runs those that are programs."""
     if problem.kind == "output":
         wanted = problem.wanted()

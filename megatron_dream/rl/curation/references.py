@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from ...sandbox import Judge, Outcome, Verdict
+from ...sandbox import Judging, Outcome, Verdict
 from ..problems import RlProblem
 from .decision import Decision
 from .measured import measured_file, problem_digest
@@ -23,7 +23,7 @@ from .phase import Phase, Problems
 from .progress_file import ProgressFile
 from .testcode import parsed
 
-JudgeMaker = Callable[[], Judge]
+JudgeMaker = Callable[[], Judging]
 _AHEAD = 4  # for each worker, waiting
 _SAID = 300
 LATE = "reference: out of wall-clock time twice"
@@ -46,7 +46,7 @@ def reference_program(problem: RlProblem) -> str | None:
 
 
 def judged(
-    judge: Judge, programs: Iterable[tuple[Named, str, RlProblem]]
+    judge: Judging, programs: Iterable[tuple[Named, str, RlProblem]]
 ) -> Iterator[tuple[Named, Verdict]]:
     """Verdicts in order, each with what came with its program; few programs wait at a time."""
     waiting: collections.deque[tuple[Named, Future[Verdict]]] = collections.deque()
@@ -111,7 +111,7 @@ class References(Phase):
                 yield Decision(problem.id, "dropped", reason, line["detail"])
 
 
-def _lines(judge: Judge, problems: Problems, known: set[str]) -> Iterator[dict[str, Any]]:
+def _lines(judge: Judging, problems: Problems, known: set[str]) -> Iterator[dict[str, Any]]:
     """Verdicts on references as they come; then those of the late ones, alone."""
     late: set[str] = set()
     for (name, digest), verdict in judged(judge, _unjudged(problems, known)):

@@ -120,6 +120,11 @@ def test_a_good_rl_configuration_passes_and_a_list_of_texts_can_be_typed():
         ({"data.train": "[{prefix: a}]"}, "data.train and data.valid have no meaning in rl"),
         ({"training.eval_interval": "5"}, "rl.valid is empty"),
         ({"rl.t_low": "0.9", "rl.t_high": "0.1"}, "rl.t_low 0.9 is above rl.t_high 0.1"),
+        (
+            {"rl.isolation": "process", "rl.judge_endpoints": "[http://a:1]"},
+            "rl.isolation process is of this machine",
+        ),
+        ({"rl.judge_endpoints": "[a:1]"}, "rl.judge_endpoints has 'a:1'"),
         ({"diffusion.objective": "ar"}, "diffusion.objective is ar"),
         ({"training.global_batch_size": "96"}, "an update of rl holds 2 x .* = 3072 rows"),
         ({"parallel.context_parallel_size": "2"}, "without context, sequence and virtual pipeline"),

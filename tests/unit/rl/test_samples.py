@@ -102,7 +102,7 @@ OUTPUT = RlProblem("o", "output", "p", answer={"output": "[1, 2]"})
 
 
 def test_grading_by_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grading, "Judge", FakeJudge)
+    monkeypatch.setattr(grading, "start_judge", lambda *given: FakeJudge(*given[:3]))
     grader = grading.Grader(RlConfig())
 
     def outcome(problem: RlProblem, text: str) -> Outcome:

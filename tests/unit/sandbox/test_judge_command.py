@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from megatron_dream.cli import main
+from tests.unit.sandbox.fusion_service import Service, really
 
 PROBLEMS = [
     {
@@ -32,10 +33,12 @@ def write(path: Path, lines: list[dict[str, Any]]) -> Path:
     return path
 
 
-def judge(folder: Path, problems: list[dict[str, Any]], samples: list[dict[str, Any]]) -> int:
+def judge(
+    folder: Path, problems: list[dict[str, Any]], samples: list[dict[str, Any]], *more: str
+) -> int:
     words = ["judge", "--problems", str(write(folder / "p.jsonl", problems))]
     words += ["--samples", str(write(folder / "s.jsonl", samples))]
-    return main([*words, "--output", str(folder / "r.jsonl"), "--workers", "1"])
+    return main([*words, "--output", str(folder / "r.jsonl"), "--workers", "1", *more])
 
 
 def test_a_line_of_verdict_for_each_sample(
@@ -81,3 +84,33 @@ def test_a_task_that_is_there_twice_is_refused(
 ) -> None:
     assert judge(tmp_path, [PROBLEMS[0], PROBLEMS[0]], SAMPLES[:1]) == 2
     assert "p.jsonl, line 2: task_id 'one' is there twice" in capsys.readouterr().err
+
+
+def test_a_service_judges_instead(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    service = Service(really)
+    try:
+        assert judge(tmp_path, PROBLEMS, SAMPLES, "--endpoints", service.url) == 0
+    finally:
+        service.close()
+    lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    assert [line["passed"] for line in lines] == [True, False, True]
+    assert "beside their tests" in capsys.readouterr().out
+    assert service.asked == ["/run_code"] * 4  # one to see whether it is there
+
+
+def test_a_service_that_does_not_run_programs_is_told_before_any_is_sent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service = Service(lambda path, question: (422, {}))
+    try:
+        assert judge(tmp_path, PROBLEMS, SAMPLES, "--endpoints", service.url) == 2
+    finally:
+        service.close()
+    assert "HTTP 422" in capsys.readouterr().err
+    assert service.asked == ["/run_code"] and not (tmp_path / "r.jsonl").exists()
+
+
+def test_isolation_is_of_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--endpoints", "http://127.0.0.1:9", "--isolation", "process")
+    assert judge(tmp_path, PROBLEMS, SAMPLES, *words) == 2
+    assert "leave one away" in capsys.readouterr().err
