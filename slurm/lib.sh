@@ -28,6 +28,7 @@ load_settings() {
     export PYTHONPATH="$DREAM_ROOT${PYTHONPATH:+:$PYTHONPATH}"
     # Of a shell inside another job that sbatch was called from: it hands the whole environment on.
     unset SLURM_PTY_PORT SLURM_PTY_WIN_COL SLURM_PTY_WIN_ROW
+    unset SLURM_EXPORT_ENV # after sbatch --export=NONE srun would hand on nothing of what is set here
     [ "${SLURM_HET_SIZE:-1}" -le 1 ] || refuse "This is a heterogeneous job of $SLURM_HET_SIZE components, of which one alone would be used; submit one component."
     cpus="${SLURM_CPUS_PER_TASK:-1}"
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cpus < 8 ? cpus : 8))}"

@@ -70,14 +70,25 @@ requeue() {
 
 # Leave nodes out from now on; only a waiting job can be told.
 exclude() {
-    local known all
+    local known all count left
     known="$(shown_field ExcNodeList | grep -v '(null)')"
     all="${known:+$known,}$1"
-    if [ "$(scontrol show hostnames "$all" | sort -u | wc -l)" -gt "${DREAM_MAX_EXCLUDED:-4}" ]; then
+    count="$(scontrol show hostnames "$all" | sort -u | wc -l)"
+    left="$(num_nodes_without "$all")"
+    if [ "$count" -gt "${DREAM_MAX_EXCLUDED:-4}" ]; then
         say "$1 should be left out, but that would be more than ${DREAM_MAX_EXCLUDED:-4} nodes (DREAM_MAX_EXCLUDED): tell the cluster's operators"
+    elif [ -n "$left" ] && [ "$left" -lt "$SLURM_JOB_NUM_NODES" ]; then
+        say "$1 should be left out, but of partition $SLURM_JOB_PARTITION $left nodes would remain and the job needs $SLURM_JOB_NUM_NODES"
     elif ask_slurm scontrol update JobId="$(job_name)" ExcNodeList="$all"; then
         say "left out from now on: $all"
     fi
+}
+
+# Nodes of the job's partition that are not in a list; nothing where nobody can be asked.
+num_nodes_without() {
+    local names
+    names="$(sinfo -h -N -p "${SLURM_JOB_PARTITION:-}" -o %N 2>/dev/null | sort -u)"
+    [ -z "$names" ] || grep -vcxFf <(scontrol show hostnames "$1") <<<"$names"
 }
 
 # A field of this job as Slurm shows it: shown_field NAME. A job's name may have spaces and look like fields.

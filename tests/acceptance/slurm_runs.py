@@ -30,7 +30,7 @@ from tests.system.test_slurm_pipeline import ranks_of, wait_for_step, write_conf
 from tests.warm import environment  # noqa: E402
 
 RESULTS = ROOT / "docs" / "results" / "slurm_runs.json"
-STEPS, INTERVAL = "60", "10"
+STEPS, INTERVAL = 60, 10
 SBATCH = [
     "--nodes=2",
     "--ntasks-per-node=1",
@@ -128,8 +128,8 @@ def run_one(cluster: SlurmCluster, folder: Path, name: str) -> dict[str, object]
         "--config",
         f"{folder}/pretrain.yaml",
     ]
-    words += ["--checkpoint.run_folder", str(run), "--training.train_steps", STEPS]
-    words += ["--checkpoint.save_interval", INTERVAL]
+    words += ["--checkpoint.run_folder", str(run), "--training.train_steps", str(STEPS)]
+    words += ["--checkpoint.save_interval", str(INTERVAL)]
     started = time.monotonic()
     job = cluster.submit(*words, cwd=ROOT)
     disturb(cluster, job, run, log)

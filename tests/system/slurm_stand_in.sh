@@ -3,7 +3,7 @@
 # Stands in for the interpreter in tests of the Slurm scripts: says what they ask for, then behaves as a
 # file of the test says, by rank and start. Called as `python -m megatron_dream VERB ...`.
 [ "$1 $2" = "-m megatron_dream" ] || exit 2
-[ ! -e "$STAND_IN/broken-$SLURMD_NODENAME" ] || exit 1
+[ -z "${BREAKS:-}" ] || [ -n "${SLURM_RESTART_COUNT:-}" ] || exit 1
 verb="$3"
 if [ "$4" = --print-config ]; then
     printf 'parallel:\n  pipeline_model_parallel_size: 1\ncheckpoint:\n  run_folder: %s\n' "$STAND_IN/run"
