@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import signal
 import subprocess
@@ -103,36 +104,53 @@ def undisturbed(cluster: SlurmCluster, job: str, run: Path, log: Path) -> None:
     """Nothing."""
 
 
-RUNS: dict[str, tuple[Disturb, dict[str, str]]] = {
-    "undisturbed": (undisturbed, {}),
-    "rank killed": (killed, {}),
-    "requeued without warning": (requeued, {}),
-    "USR1 before the time limit, twice": (signalled("USR1"), {}),
-    "TERM, twice": (signalled("TERM"), {}),
-    "agents: undisturbed": (undisturbed, {"DREAM_LAUNCH": "ft"}),
-    "agents: worker killed": (killed_under_an_agent, {"DREAM_LAUNCH": "ft"}),
-    "agents: USR1 before the time limit, twice": (signalled("USR1"), {"DREAM_LAUNCH": "ft"}),
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What is done to a run, and what its job is given beside the usual."""
+
+    disturb: Disturb
+    settings: dict[str, str] = dataclasses.field(default_factory=dict)
+    sbatch: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+
+
+AGENTS = {"DREAM_LAUNCH": "ft"}
+# Both ranks on one node, the other one waits for its loss.
+SPARE = Run(undisturbed, AGENTS | {"DREAM_SPARE_NODES": "1"}, ("--ntasks-per-node=2",))
+RUNS = {
+    "undisturbed": Run(undisturbed),
+    "rank killed": Run(killed),
+    "requeued without warning": Run(requeued),
+    "USR1 before the time limit, twice": Run(signalled("USR1")),
+    "TERM, twice": Run(signalled("TERM")),
+    "agents: undisturbed": Run(undisturbed, AGENTS),
+    "agents: a spare node": SPARE,
+    "agents: worker killed": Run(killed_under_an_agent, AGENTS),
+    "agents: USR1 before the time limit, twice": Run(signalled("USR1"), AGENTS),
+    # Ranks end with 75 by themselves: no agent may start them again.
+    "agents: a time limit": Run(undisturbed, AGENTS, words=("--watch.time_limit_minutes", "0.4")),
 }
 
 
 def run_one(cluster: SlurmCluster, folder: Path, name: str) -> dict[str, object]:
     """Submit, disturb, wait; the job's story."""
-    disturb, settings = RUNS[name]
+    asked = RUNS[name]
     run, log = folder / name.replace(" ", "_"), folder / f"{name.replace(' ', '_')}.log"
-    own = {"DREAM_CHECK": "off"} | settings
+    own = {"DREAM_CHECK": "off"} | asked.settings
     words = ["--export=" + ",".join(["ALL", *(f"{k}={v}" for k, v in own.items())])]
     words += [
         *SBATCH,
+        *asked.sbatch,
         f"--output={log}",
         "slurm/pretrain.sbatch",
         "--config",
         f"{folder}/pretrain.yaml",
     ]
     words += ["--checkpoint.run_folder", str(run), "--training.train_steps", str(STEPS)]
-    words += ["--checkpoint.save_interval", str(INTERVAL)]
+    words += ["--checkpoint.save_interval", str(INTERVAL), *asked.words]
     started = time.monotonic()
     job = cluster.submit(*words, cwd=ROOT)
-    disturb(cluster, job, run, log)
+    asked.disturb(cluster, job, run, log)
     cluster.wait(job, seconds=500)
     text = log.read_text()
     print(f"--- {name}\n{text}", flush=True)

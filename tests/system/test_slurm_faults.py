@@ -68,6 +68,14 @@ class Case:
     settings: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
+# Rank 0 of the check names its own node, in the first start.
+NAMES_A_NODE = """
+    [ "$verb" = check-nodes ] && [ "$start" = 0 ] && [ "$SLURM_PROCID" = 0 ] || exit 0
+    while [ "$1" != --bad-nodes ]; do shift; done
+    echo "$SLURMD_NODENAME" >"$2"
+    echo "$SLURMD_NODENAME is slow"
+    exit 1
+"""
 # In the order of the tests: those that wait for a signal hold their node until it comes.
 CASES = {
     # What the program does at the signal (save, exit 75) is the stand-in's; see test_slurm_pipeline.py.
@@ -91,16 +99,7 @@ CASES = {
         esac
         """
     ),
-    "bad node": Case(
-        """
-        [ "$verb" = check-nodes ] && [ "$start" = 0 ] || exit 0
-        while [ "$1" != --bad-nodes ]; do shift; done
-        echo "$SLURMD_NODENAME" >"$2"
-        echo "$SLURMD_NODENAME is slow"
-        exit 1
-        """,
-        settings={"DREAM_CHECK": "on"},
-    ),
+    "bad node": Case(NAMES_A_NODE, settings={"DREAM_CHECK": "on"}),
     "broken node": Case("exit 0", settings={"BREAKS": "1"}),
     "refused": Case(
         """
@@ -110,9 +109,7 @@ CASES = {
         """,
         TWO,
     ),
-    "needed node": Case(
-        '[ "$start" -lt 2 ] || exit 0; [ "$SLURM_PROCID" = 1 ] || sleep 100; exit 9', TWO
-    ),
+    "needed node": Case(NAMES_A_NODE, TWO, {"DREAM_CHECK": "on"}),
     "found": Case(
         """
         {
@@ -219,10 +216,11 @@ def test_bad_input_is_not_tried_again(jobs: dict[str, Job]) -> None:
 
 
 def test_a_node_that_the_job_cannot_do_without_is_kept(jobs: dict[str, Job]) -> None:
-    """The first fault is on n1 twice, but the job needs both nodes: left out, it would wait for ever."""
+    """The check names n0, but the job needs both nodes: with one left out it would wait for ever."""
     job = jobs["needed node"]
     assert job.end() == "0:0", job.log()
-    assert "left out from now on" not in job.log()
+    assert "n0 should be left out, but of partition main 1 nodes would remain" in job.log()
+    assert "left out from now on" not in job.log() and "start 2, 2 ranks" in job.log()
 
 
 def test_what_a_rank_finds(jobs: dict[str, Job]) -> None:

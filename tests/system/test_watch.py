@@ -123,7 +123,7 @@ def test_a_rank_that_hangs_ends_all_with_their_stacks(
 def test_a_stopped_rank_is_named_by_the_others(
     config_file: Path, tmp_path: Path, start: Start
 ) -> None:
-    ranks = start("--config", str(config_file), *WATCHED)
+    ranks = start("--config", str(config_file), *WATCHED, "--watch.hang_grace_seconds", "9")
     run = tmp_path / "run"
     wait_for(lambda: events(run, "step"), ranks)
     os.kill(ranks[1].pid, signal.SIGSTOP)
