@@ -67,6 +67,16 @@ job_name() {
     fi
 }
 
+# Place of this task among those of its array, as I/N.
+part_of_array() {
+    local first="${SLURM_ARRAY_TASK_MIN:?}" last="${SLURM_ARRAY_TASK_MAX:?}" count="${SLURM_ARRAY_TASK_COUNT:?}"
+    local stride=$((count > 1 ? (last - first) / (count - 1) : 1))
+    # A list with gaps (1,2,9) has numbers that no stride leads to: some parts would be nobody's.
+    [ $(((count - 1) * stride)) -eq $((last - first)) ] && [ $(((SLURM_ARRAY_TASK_ID - first) % stride)) -eq 0 ] ||
+        refuse "The numbers of this array are no range; give sbatch --array=0-$((count - 1)), which does whatever is left."
+    printf '%d/%d\n' "$(((SLURM_ARRAY_TASK_ID - first) / stride))" "$count"
+}
+
 # One of Slurm's commands, once more where the controller does not answer: ask_slurm COMMAND...
 ask_slurm() {
     local pause said code

@@ -67,8 +67,10 @@ read_configuration() {
     [ "$code" -ne 2 ] || refuse "$stage: the configuration was refused; nothing was started."
     [ "$code" -eq 0 ] || cannot_read "$code"
     run_folder="$(field checkpoint run_folder <<<"$resolved")"
-    [ -n "$run_folder" ] && [ "$run_folder" != "''" ] ||
-        refuse "checkpoint.run_folder is empty; a requeued job finds itself by it."
+    case "$run_folder" in
+        "" | "''") refuse "checkpoint.run_folder is empty; a requeued job finds itself by it." ;;
+        \"*) refuse "checkpoint.run_folder $run_folder has characters other than ASCII; the job's script needs a plainer name." ;;
+    esac
     max_stuck="$(field watch max_starts_without_progress <<<"$resolved")"
     max_stuck="${max_stuck:-3}"
     local stages

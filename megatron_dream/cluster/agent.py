@@ -47,7 +47,11 @@ def main(words: Sequence[str] | None = None) -> int:
     # A store of its own for every start of the ranks: in a shared one gloo finds addresses of the dead.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     listen_once(handlers)
-    agent.main([*agent_options(options), "-m", "megatron_dream.under_agent", *options.command])
+    try:
+        agent.main([*agent_options(options), "-m", "megatron_dream.under_agent", *options.command])
+    except handlers.SignalException:
+        print("the agent was told to end; its ranks have ended", file=sys.stderr)
+        return exit_codes.AGAIN
     return exit_codes.DONE
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from megatron_dream import exit_codes
+from megatron_dream.config.load import to_yaml
+from megatron_dream.config.schema import RunConfig
 from megatron_dream.launcher import expand_hosts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -218,6 +220,31 @@ def test_tasks_in_every_form_that_slurm_has(
     assert bash(tmp_path, "num_tasks", **variables) == count
 
 
+@pytest.mark.parametrize(
+    ("numbers", "parts"),
+    [
+        ([0, 1, 2], ["0/3", "1/3", "2/3"]),
+        ([1, 2], ["0/2", "1/2"]),
+        ([0, 2, 4, 6], ["0/4", "1/4", "2/4", "3/4"]),
+        ([5], ["0/1"]),
+        ([1, 2, 9], [None, None, None]),
+        ([0, 1, 4], [None, None, None]),
+    ],
+)
+def test_parts_of_an_array(tmp_path: Path, numbers: list[int], parts: list[str | None]) -> None:
+    """Every part is somebody's, or the array is refused: 0, 1, 4 has a stride of 2 by its ends alone."""
+    whole = {"MIN": numbers[0], "MAX": numbers[-1], "COUNT": len(numbers)}
+    told = {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in whole.items()}
+    said = [
+        bash(tmp_path, "part_of_array 2>&1", SLURM_ARRAY_TASK_ID=str(number), **told)
+        for number in numbers
+    ]
+    if None not in parts:
+        assert said == parts
+    else:
+        assert any("are no range; give sbatch --array=0-2" in one for one in said)
+
+
 def test_a_heterogeneous_job_is_refused(tmp_path: Path) -> None:
     said = bash(tmp_path, "load_settings 2>&1", DREAM_PYTHON="/bin/bash", SLURM_HET_SIZE="2")
     assert "heterogeneous job of 2 components" in said
@@ -279,6 +306,35 @@ def test_a_field_of_the_resolved_configuration(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(text)
     assert bash(tmp_path, 'field checkpoint run_folder <"$DREAM_LOGS/c.yaml"') == "a 'b': c"
     assert bash(tmp_path, 'field training run_folder <"$DREAM_LOGS/c.yaml"') == ""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "runs/a b",
+        "runs/" + "many words " * 15 + "end",
+        "läufe/日本",
+        "it's: #1 [x]",
+        "- 'a'",
+        "~/r",
+        "7",
+    ],
+)
+def test_a_run_folder_of_any_name_is_read_off_the_configuration(tmp_path: Path, name: str) -> None:
+    config = RunConfig()
+    config.checkpoint.run_folder = name
+    (tmp_path / "c.yaml").write_text(to_yaml(config), encoding="utf-8")
+    assert bash(tmp_path, 'field checkpoint run_folder <"$DREAM_LOGS/c.yaml"') == name
+    assert bash(tmp_path, 'field watch max_starts_without_progress <"$DREAM_LOGS/c.yaml"') == "3"
+
+
+def test_a_run_folder_that_the_script_cannot_name_is_refused(tmp_path: Path) -> None:
+    for name, said in (("", "run_folder is empty"), ("läufe", "characters other than ASCII")):
+        config = RunConfig()
+        config.checkpoint.run_folder = name
+        (tmp_path / "c.yaml").write_text(to_yaml(config), encoding="utf-8")
+        code = 'single() { cat "$DREAM_LOGS/c.yaml"; }; stage=sft python=p; read_configuration 2>&1'
+        assert said in bash(tmp_path, code)
 
 
 def test_a_port_that_something_listens_at_is_passed_over(tmp_path: Path) -> None:

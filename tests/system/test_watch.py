@@ -240,6 +240,10 @@ def test_a_run_that_dies_at_the_same_step_is_not_started_for_ever(
     end = json.loads((run / "end.json").read_text())
     assert (end["reason"], end["exit_code"], end["before"]) == ("refused", 2, None)
     (process,) = start(*words, "--watch.max_starts_without_progress", "0", world=1)
-    wait_for(lambda: len(events(run, "start")) > 3, [process])
-    os.kill(process.pid, signal.SIGTERM)
+    restarts = run / "restarts.jsonl"
+    wait_for(lambda: len(restarts.read_text().splitlines()) > 3, [process])
+    os.kill(process.pid, signal.SIGTERM)  # before the model is built
     assert process.wait(PATIENCE) == exit_codes.AGAIN
+    end = json.loads((run / "end.json").read_text())
+    assert (end["reason"], end["step"]) == ("signal", 0)
+    assert not (run / "checkpoints" / "latest").exists(), "nothing new, nothing saved"
