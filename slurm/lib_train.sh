@@ -134,12 +134,19 @@ last_step() {
 
 # Slow or broken nodes by name, before anything is built (docs/cluster.md, "The check").
 check_nodes() {
-    choose_rendezvous 0
+    local attempt code already
     rm -f "$DREAM_LOGS/bad_nodes"
-    run_waiting exec_step --kill-on-bad-exit=0 --wait=60 --time="$((${DREAM_CHECK_SECONDS:-300} / 60 + 2))" -- \
-        "$python" -m megatron_dream check-nodes --seconds "${DREAM_CHECK_SECONDS:-300}" --slow "${DREAM_CHECK_SLOW:-1.3}" \
-        --output "$DREAM_LOGS/nodes.json" --bad-nodes "$DREAM_LOGS/bad_nodes"
-    local code=$?
+    for attempt in 0 1 2; do
+        choose_rendezvous "$attempt"
+        [ -z "$stop_asked" ] || return 75
+        already="$(num_lines "$DREAM_LOGS/rank-00000.log")"
+        run_waiting exec_step --kill-on-bad-exit=0 --wait=60 --time="$((${DREAM_CHECK_SECONDS:-300} / 60 + 2))" -- \
+            "$python" -m megatron_dream check-nodes --seconds "${DREAM_CHECK_SECONDS:-300}" --slow "${DREAM_CHECK_SLOW:-1.3}" \
+            --output "$DREAM_LOGS/nodes.json" --bad-nodes "$DREAM_LOGS/bad_nodes"
+        code=$?
+        _port_was_taken "$((code != 0))" "$already" || break
+        say "port $MASTER_PORT was taken on $MASTER_ADDR: another one"
+    done
     [ "$code" -eq 0 ] || say "the check of the nodes ended with code $code: nothing was built"
     return "$code"
 }

@@ -2,7 +2,8 @@
 
 Each starts ``pretrain`` on two ranks, one a node, disturbs it, waits for its end, and compares parameters and
 optimizer with a run that nobody disturbed. Writes docs/results/slurm_runs.json: what was done to each
-run, how often it was started, how long it took, whether it is equal. Needs Debian's slurm-wlm and munge.
+run, how often it was started, how long it took, whether it is equal; the same as a page beside it. Needs
+Debian's slurm-wlm and munge.
 
     python tests/acceptance/slurm_runs.py [--only NAME]
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import importlib.util
 import os
 import signal
 import subprocess
@@ -24,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from megatron_dream.files import write_json  # noqa: E402
+from megatron_dream.files import atomic_write, write_json  # noqa: E402
 from tests.system.checkpoints import assert_equal_checkpoints  # noqa: E402
 from tests.system.slurm_cluster import SlurmCluster  # noqa: E402
 from tests.system.test_slurm_pipeline import ranks_of, wait_for_step, write_configs, write_data  # noqa: E402
@@ -130,6 +132,10 @@ RUNS = {
     # Ranks end with 75 by themselves: no agent may start them again.
     "agents: a time limit": Run(undisturbed, AGENTS, words=("--watch.time_limit_minutes", "0.4")),
 }
+if importlib.util.find_spec("nvidia_resiliency_ext"):  # pip install 'megatron-dream[ft]'
+    NVRX = AGENTS | {"DREAM_FT_AGENT": "nvrx"}
+    RUNS["agents of nvrx: worker killed"] = Run(killed_under_an_agent, NVRX)
+    RUNS["agents of nvrx: USR1, twice"] = Run(signalled("USR1"), NVRX)
 
 
 def run_one(cluster: SlurmCluster, folder: Path, name: str) -> dict[str, object]:
@@ -163,6 +169,16 @@ def run_one(cluster: SlurmCluster, folder: Path, name: str) -> dict[str, object]
     }
 
 
+def table(results: dict[str, dict[str, object]]) -> str:
+    """The results as a page."""
+    names = [*next(iter(results.values()))]
+    lines = ["# Runs on Slurm", "", "`python tests/acceptance/slurm_runs.py`."]
+    lines += ["", f"| run | {' | '.join(names)} |", "|" + "---|" * (len(names) + 1)]
+    for run, found in results.items():
+        lines.append(f"| {run} | {' | '.join(str(found[name]) for name in names)} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> int:
     """All runs; 0 if each is done and equal to the first."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -189,6 +205,8 @@ def main() -> int:
             print(name, found, flush=True)
     if not only:
         write_json(RESULTS, results)
+        with atomic_write(RESULTS.with_suffix(".md")) as stream:
+            stream.write(table(results))
     return int(not all(one["done"] and one["equal"] is True for one in results.values()))
 
 

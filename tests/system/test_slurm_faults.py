@@ -92,12 +92,13 @@ CASES = {
     "restarts": Case('save "$((start + 1))"; kill -9 $$', settings={"DREAM_MAX_RESTARTS": "1"}),
     "port": Case(
         """
-        echo "$MASTER_PORT" >>"$folder/ports"
-        case "$(wc -l <"$folder/ports")" in
+        echo "$MASTER_PORT" >>"$folder/$verb"
+        case "$(cat "$folder/$verb" | wc -l)" in
             1) echo "server socket failed: EADDRINUSE"; exit 1 ;;
-            2) save 4; exit 75 ;;
+            2) [ "$verb" = check-nodes ] || { save 4; exit 75; } ;;
         esac
-        """
+        """,
+        settings={"DREAM_CHECK": "on"},
     ),
     "bad node": Case(NAMES_A_NODE, settings={"DREAM_CHECK": "on"}),
     "broken node": Case("exit 0", settings={"BREAKS": "1"}),
@@ -183,8 +184,9 @@ def test_a_taken_port_is_passed_over_once(jobs: dict[str, Job]) -> None:
     """The second try is of the same start; it ends with 75, which is no clash although one is in its log."""
     job = jobs["port"]
     assert job.end() == "0:0", job.log()
-    first, second, third = map(int, (job.folder / "ports").read_text().split())
-    assert first == third == 10_000 + int(job.number) % 20_000 and second == first + 1
+    for verb in ("check-nodes", "pretrain"):
+        first, second, third = map(int, (job.folder / verb).read_text().split())
+        assert first == third == 10_000 + int(job.number) % 20_000 and second == first + 1
     assert "exit code 75 at step 4, put back" in job.log() and "start 3" not in job.log()
 
 

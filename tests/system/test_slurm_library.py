@@ -313,7 +313,6 @@ def test_a_field_of_the_resolved_configuration(tmp_path: Path) -> None:
     [
         "runs/a b",
         "runs/" + "many words " * 15 + "end",
-        "läufe/日本",
         "it's: #1 [x]",
         "- 'a'",
         "~/r",
@@ -389,6 +388,19 @@ def test_every_training_script_asks_slurm_for_what_it_needs() -> None:
             "--distribution=block", "--ntasks-per-node=8", "--gpus-per-node=8",
         } <= asked  # fmt: skip
         assert lines[-1] == f'train {name} "$@"'
+
+
+def test_a_pipeline_called_inside_a_job_hands_nothing_of_it_on(tmp_path: Path) -> None:
+    path = program(tmp_path, "sbatch", 'env >"$(dirname "$0")/given"; echo 12')
+    (tmp_path / "stages.sh").write_text("stage tokenizer tokenizer.sbatch -- --input x\n")
+    inside = {"SLURM_JOB_ID": "7", "SLURM_MEM_PER_CPU": "100", "SLURM_CPU_BIND": "none"}
+    done = subprocess.run(
+        [str(ROOT / "slurm" / "pipeline.sh"), "stages.sh"], cwd=tmp_path, capture_output=True,
+        text=True, env=inside | {"PATH": path, "SLURM_CONF": "/etc/s.conf", "HOME": "/root"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    given = (tmp_path / "bin" / "given").read_text().splitlines()
+    assert [line for line in given if line.startswith("SLURM_")] == ["SLURM_CONF=/etc/s.conf"]
 
 
 def test_no_script_looks_for_the_library_beside_itself() -> None:
