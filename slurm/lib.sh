@@ -58,6 +58,8 @@ _sum_of_tasks() {
     printf '%d\n' "$sum"
 }
 
+_is_away() { grep -qiE 'unable to contact|timed out|connection refused|not responding' <<<"$1"; }
+
 # What Slurm calls this job. The number of an array's last task is that of the whole array too.
 job_name() {
     if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
@@ -83,8 +85,9 @@ ask_slurm() {
     for pause in ${DREAM_SLURM_PAUSES:-5 10 20 40} ''; do
         code=0
         said="$("$@" 2>&1)" || code=$?
-        [ "$code" -ne 0 ] && [ -n "$pause" ] &&
-            grep -qiE 'unable to contact|timed out|connection refused|not responding' <<<"$said" || break
+        if [ "$code" -eq 0 ] || [ -z "$pause" ] || ! _is_away "$said"; then
+            break
+        fi
         sleep "$pause"
     done
     if [ "$code" -eq 0 ]; then
