@@ -52,6 +52,7 @@ setup(
         "te": ["transformer-engine[pytorch]>=2.0"],
         "dali": ["nvidia-dali-cuda120"],
         "mpi": ["mpi4py", "mpich"],
+        "ft": ["nvidia-resiliency-ext>=0.4"],  # slurm/: DREAM_FT_AGENT=nvrx
         # Preprocessing at speed and in every format; gigatoken is compared, not trusted.
         "data": ["gigatoken", "pyarrow", "fsspec", "zstandard"],
         "datatrove": ["datatrove"],

@@ -73,6 +73,7 @@ def collect() -> list[Row]:
         _transformer_engine_rows,
         _apex_rows,
         _dali_rows,
+        _agent_rows,
         _mpi_rows,
         _program_rows,
         _namespace_rows,
@@ -221,6 +222,12 @@ def _dali_rows() -> list[Row]:
     version = next((v for v in map(_version, names) if v), None)
     purpose, install = "overlapped copies to the GPU", "pip install 'megatron-dream[dali]'"
     return [Row("DALI", version or ABSENT, bool(version), purpose, install)]
+
+
+def _agent_rows() -> list[Row]:
+    version = _version("nvidia-resiliency-ext")
+    purpose, install = "slurm/: agents of DREAM_FT_AGENT=nvrx", "pip install 'megatron-dream[ft]'"
+    return [Row("nvidia-resiliency-ext", version or ABSENT, bool(version), purpose, install)]
 
 
 def _mpi_rows() -> list[Row]:

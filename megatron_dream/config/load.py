@@ -63,7 +63,10 @@ def load_config(
 
 def to_yaml(config: Any) -> str:
     """The whole configuration as YAML that ``load_config`` reads back to an equal one."""
-    return yaml.safe_dump(to_plain(config), sort_keys=False, default_flow_style=False)
+    # A value a line, as it is: slurm/lib_train.sh reads fields off it.
+    return yaml.safe_dump(
+        to_plain(config), sort_keys=False, default_flow_style=False, width=1 << 20
+    )
 
 
 def save_resolved(config: Any, path: Path | str) -> None:
