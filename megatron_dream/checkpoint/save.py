@@ -24,7 +24,7 @@ from .agreement import Done, ForkedWork, Outcome, ThreadWork, Waiting, attempt, 
 from .core_save import PlannedSave
 from .metadata import FILE_NAME, LATEST, CheckpointMetadata, describe_file, list_files
 from .room import Kept, free_bytes, make_room, remove_old, remove_unfinished
-from .state import model_state, optimizer_state, sharding_options
+from .state import gather_weights, model_state, optimizer_state, sharding_options
 
 DEFAULT_TIMEOUT_SECONDS = 1800.0
 
@@ -217,6 +217,7 @@ class CheckpointWriter:
         self, chunks: list[Any], metadata: CheckpointMetadata, optimizer: Any, scheduler: Any
     ) -> dict[str, Any]:
         options = sharding_options(metadata.optimizer_format or "fully_reshardable", self.ranks)
+        gather_weights(chunks)
         state = model_state(chunks, options)
         if optimizer is not None:
             state["optimizer"] = optimizer_state(optimizer, state, options)

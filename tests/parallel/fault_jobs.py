@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from layout_jobs import Case, Run, metadata_of
+from layout_jobs import GLOBAL_BATCH, Case, Run, metadata_of
 
 from megatron_dream import parallel
 
@@ -165,3 +165,24 @@ def judged(values: list[tuple[float, float]]) -> tuple[Any, Any]:
     mine = values[ranks.rank]
     numbers = [None if math.isnan(value) else value for value in agreed(*mine)]
     return guard.judge(0, 0, *mine), numbers
+
+
+def stale_weights(case: Case, folder: str) -> list[str]:
+    """Names of weights that a save after two updates wrote otherwise than the next pass uses them."""
+    import torch
+    from layout_jobs import _steps
+
+    from megatron_dream.checkpoint.save import CheckpointWriter, step_folder
+    from megatron_dream.checkpoint.state import unwrap
+    from megatron_dream.checkpoint.tensors import TensorReader
+
+    run = Run(case)
+    _steps(run, 0, 2)
+    writer = CheckpointWriter(folder, run.ranks)
+    writer.save(step_folder(2), run.model, metadata_of(run, 2, "fully_reshardable"))
+    run.forward_backward(run.iterators(2 * GLOBAL_BATCH), 2)
+    reader = TensorReader(Path(folder) / step_folder(2))
+    state = unwrap(run.model[0]).state_dict()
+    names = [name for name in reader.names() if name in state]
+    assert len(names) >= 2, reader.names()
+    return [name for name in names if not torch.equal(reader.read(name), state[name])]

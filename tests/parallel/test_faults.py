@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_jobs import chosen, failing_saves, judged, killed_writer, three_checkpoints
+from fault_jobs import (
+    chosen,
+    failing_saves,
+    judged,
+    killed_writer,
+    stale_weights,
+    three_checkpoints,
+)
+from layout_jobs import Case
 from pool import WorkerPool
 
 from megatron_dream.checkpoint.metadata import read_metadata, resolve_checkpoint, verify_files
@@ -117,3 +125,13 @@ def test_which_checkpoint_a_run_goes_on_from(pool: WorkerPool, saved: Path, tmp_
     (folder / "step_00000001" / "megatron_dream.json").write_text(json.dumps(described))
     sentence = choice()
     assert "no checkpoint that can be used" in sentence and "remove the folder" in sentence
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_weights_that_are_gathered_late_are_saved_as_they_are(
+    pool: WorkerPool, tmp_path: Path, precision: str
+) -> None:
+    """With overlap_param_gather a rank has new weights of its own shard alone until the next pass."""
+    gathers = {"overlap_grad_reduce": True, "overlap_param_gather": True, "bucket_size": 4000}
+    case = Case(parallel=gathers, steps=10, training={"precision": precision})
+    assert pool.run(stale_weights, 2, case=case, folder=str(tmp_path)) == [[], []]
