@@ -186,3 +186,30 @@ def stale_weights(case: Case, folder: str) -> list[str]:
     names = [name for name in reader.names() if name in state]
     assert len(names) >= 2, reader.names()
     return [name for name in names if not torch.equal(reader.read(name), state[name])]
+
+
+def unnoticed(case: Case) -> list[str]:
+    """Gradients of one rank in which a NaN is not noticed, each tried by itself."""
+    from megatron_dream.checkpoint.state import unwrap
+    from megatron_dream.training.faults.guard import agreed
+    from megatron_dream.training.optimizer import gradient_norm
+
+    run = Run(case)
+    loss = run.forward_backward(run.iterators()).loss
+    expected = agreed(loss, gradient_norm(run.optimizer))
+    assert all(map(math.isfinite, expected))
+    mine = [(name, p) for chunk in run.model for name, p in unwrap(chunk).named_parameters()]
+    found = []
+    for rank in range(run.ranks.world_size):
+        there = parallel.broadcast_object(len(mine), rank)
+        for number in range(there):
+            place = mine[number][1].main_grad.view(-1)[:1] if rank == run.ranks.rank else None
+            kept = None if place is None else place.clone()
+            if place is not None:
+                place.fill_(math.nan)
+            if math.isfinite(agreed(loss, gradient_norm(run.optimizer))[1]):
+                found.append(f"rank {rank}: {number}")
+            if place is not None:
+                place.copy_(kept)
+    assert agreed(loss, gradient_norm(run.optimizer)) == expected
+    return found

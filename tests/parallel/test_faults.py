@@ -19,6 +19,7 @@ from fault_jobs import (
     killed_writer,
     stale_weights,
     three_checkpoints,
+    unnoticed,
 )
 from layout_jobs import Case
 from pool import WorkerPool
@@ -135,3 +136,22 @@ def test_weights_that_are_gathered_late_are_saved_as_they_are(
     gathers = {"overlap_grad_reduce": True, "overlap_param_gather": True, "bucket_size": 4000}
     case = Case(parallel=gathers, steps=10, training={"precision": precision})
     assert pool.run(stale_weights, 2, case=case, folder=str(tmp_path)) == [[], []]
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [{"tensor_model_parallel_size": 2}, {"pipeline_model_parallel_size": 2}, {}],
+    ids=["TP2", "PP2", "DP2"],
+)
+@pytest.mark.parametrize("distributed", [True, False])
+def test_a_nan_on_one_rank_alone_is_noticed(
+    pool: WorkerPool, layout: dict[str, int], distributed: bool
+) -> None:
+    """In any gradient, those too that the norm counts on another rank: norms under TP, a tied table."""
+    if not layout and distributed:
+        layout = {"num_distributed_optimizer_instances": 2}
+    case = Case(
+        parallel={**layout, "use_distributed_optimizer": distributed},
+        model={"tie_word_embeddings": True, "num_layers": 2},
+    )
+    assert pool.run(unnoticed, 2, case=case) == [[], []]
