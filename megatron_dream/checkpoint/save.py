@@ -20,7 +20,7 @@ import torch.distributed as dist
 from ..errors import CheckpointError
 from ..files import atomic_write, fsync_folder, write_json
 from ..parallel import Ranks, barrier
-from .agreement import Done, ForkedWork, Outcome, ThreadWork, Waiting, attempt, first_fault
+from .agreement import Done, ForkedWork, ThreadWork, Waiting, attempt, first_fault
 from .core_save import PlannedSave
 from .metadata import FILE_NAME, LATEST, CheckpointMetadata, describe_file, list_files
 from .room import Kept, free_bytes, make_room, remove_old, remove_unfinished
@@ -194,9 +194,13 @@ class CheckpointWriter:
         return f"{needed:,} bytes do not fit into {free:,}" if free < needed else None
 
     def _on_rank_0(self, name: str, work: Callable[[], str | None]) -> None:
-        """Let rank 0 do something quick; all give up where it fails or returns a sentence."""
-        outcome = attempt(work) if self.ranks.rank == 0 else Outcome(None, None)
-        if found := first_fault(outcome.fault or outcome.value):
+        """Let rank 0 do something; all give up where it fails or returns a sentence.
+
+        To remove a checkpoint can take minutes, and a disk can hang: nobody waits in a collective.
+        """
+        mine = ThreadWork(work) if self.ranks.rank == 0 else Done()
+        outcome = Waiting(mine, self.timeout_seconds, self.on_wait).wait()
+        if found := outcome.fault or first_fault(outcome.value):
             self._give_up(name, found)
 
     def _give_up(self, name: str, fault: str) -> None:
@@ -255,7 +259,7 @@ class CheckpointWriter:
         _publish_folder(temporary, target, dataclasses.replace(pending.metadata, files=complete))
         if self.moves_latest:
             point_latest(target)
-            remove_old(self.folder, self._kept())
+            attempt(lambda: remove_old(self.folder, self._kept()))  # it is saved all the same
         return complete
 
 

@@ -61,9 +61,9 @@ class ExportKeeper:
         if due and not (self._exports.folder / steps[max(due)]).exists():
             self._exports.ask(steps[max(due)])
 
-    def saved(self, name: str, step: int) -> None:
-        """A checkpoint is complete or under way: export it if it is time to."""
-        if self._exports is not None and step % self._interval == 0:
+    def saved(self, name: str, step: int, last_save: int) -> None:
+        """A checkpoint is complete or under way: export it if one was due since ``last_save``."""
+        if self._exports is not None and step // self._interval > last_save // self._interval:
             self._exports.ask(name)
 
     def look(self) -> None:

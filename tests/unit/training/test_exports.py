@@ -96,9 +96,9 @@ def test_the_newest_that_was_due_is_made_up_for(tmp_path: Path) -> None:
 
 def test_checkpoints_between_are_not_exported(tmp_path: Path) -> None:
     made, _, _ = keeper(tmp_path)
-    for step in (5, 10, 15):
-        made.saved(step_folder(step), step)
-    assert made._exports.asked == [step_folder(10)]  # type: ignore[union-attr]
+    for last, step in ((0, 5), (5, 10), (10, 15), (15, 21)):  # the save of 20 had to wait
+        made.saved(step_folder(step), step, last)
+    assert made._exports.asked == [step_folder(10), step_folder(21)]  # type: ignore[union-attr]
 
 
 def test_the_end_waits_for_the_last_one_in_rounds(tmp_path: Path) -> None:
