@@ -18,11 +18,11 @@ from typing import Any
 import torch.distributed as dist
 
 from ..errors import CheckpointError
-from ..files import atomic_write, fsync_folder, write_json
+from ..files import atomic_write, fsync_folder
 from ..parallel import Ranks, barrier
 from .agreement import Done, ForkedWork, ThreadWork, Waiting, attempt, first_fault
 from .core_save import PlannedSave
-from .metadata import FILE_NAME, LATEST, CheckpointMetadata, describe_file, list_files
+from .metadata import LATEST, CheckpointMetadata, describe_file, list_files, write_metadata
 from .room import Kept, free_bytes, make_room, remove_old, remove_unfinished
 from .state import gather_weights, model_state, optimizer_state, sharding_options
 
@@ -275,7 +275,7 @@ def _fsync_files(folder: Path, names: list[str]) -> None:
 def _publish_folder(temporary: Path, target: Path, metadata: CheckpointMetadata) -> None:
     """Complete ``temporary`` and give it its name."""
     fsync_folder(temporary)
-    write_json(temporary / FILE_NAME, dataclasses.asdict(metadata))
+    write_metadata(temporary, metadata)
     if target.exists():  # an earlier save of the same step
         retired = target.with_name(f".{target.name}.old")
         shutil.rmtree(retired, ignore_errors=True)

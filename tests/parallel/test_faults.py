@@ -5,7 +5,6 @@ Nobody may be left waiting: the pool kills ranks that do not answer, and the tes
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from pathlib import Path
@@ -24,7 +23,12 @@ from fault_jobs import (
 from layout_jobs import Case
 from pool import WorkerPool
 
-from megatron_dream.checkpoint.metadata import read_metadata, resolve_checkpoint, verify_files
+from megatron_dream.checkpoint.metadata import (
+    read_metadata,
+    resolve_checkpoint,
+    verify_files,
+    write_metadata,
+)
 
 WORDS = {
     "shard": "rank 1: OSError: [Errno 27]",
@@ -121,11 +125,14 @@ def test_which_checkpoint_a_run_goes_on_from(pool: WorkerPool, saved: Path, tmp_
     assert (folder / "latest").read_text() == "step_00000001\n"
     assert choice() == ("step_00000001", [], None)
 
-    described = json.loads((folder / "step_00000001" / "megatron_dream.json").read_text())
-    described["files"][".metadata"] = {"bytes": described["files"][".metadata"]["bytes"]}
-    (folder / "step_00000001" / "megatron_dream.json").write_text(json.dumps(described))
+    only = folder / "step_00000001"
+    metadata = read_metadata(only)
+    del metadata.files[".metadata"]["sha256"]
+    write_metadata(only, metadata)
     sentence = choice()
     assert "no checkpoint that can be used" in sentence and "remove the folder" in sentence
+    only.rename(tmp_path / "elsewhere")  # where there was a run none is begun anew unasked
+    assert "latest names step_00000001, which is not there" in choice()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
