@@ -222,6 +222,7 @@ class Loop:
             self.metadata, position = go_back(self, since)
             self._fp8.reset()
             self._stand_at(position)
+            self.exports.gone_back(self.step)
             self.watch.stands_at(self.step)
             self._reopen()
 

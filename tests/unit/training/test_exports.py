@@ -35,6 +35,9 @@ class Background:
     def ask(self, name: str) -> None:
         self.asked.append(name)
 
+    def leave(self, step: int) -> None:
+        self.left_from = step
+
     def tend(self, seconds: float = 0.0) -> bool:
         self.busy -= 1
         return self.busy < 0
@@ -89,6 +92,7 @@ def test_the_newest_that_was_due_is_made_up_for(tmp_path: Path) -> None:
     complete(tmp_path, 10, 20, 25, 30)
     made, _, _ = keeper(tmp_path, step=25)
     assert made._exports.asked == [step_folder(20)]  # type: ignore[union-attr]
+    assert made._exports.left_from == 25  # type: ignore[union-attr]
     (tmp_path / "exports" / step_folder(20)).mkdir(parents=True)
     made, _, _ = keeper(tmp_path, step=25)
     assert made._exports.asked == []  # type: ignore[union-attr]
