@@ -213,3 +213,37 @@ def unnoticed(case: Case) -> list[str]:
                 place.copy_(kept)
     assert agreed(loss, gradient_norm(run.optimizer)) == expected
     return found
+
+
+def decoupled() -> dict[str, Any]:
+    """Gradients of a precision-aware optimizer, which stand beside ``grad``: clipped, and their copies seen."""
+    from types import SimpleNamespace
+
+    import torch
+
+    from megatron_dream.config.schema import ParallelConfig
+    from megatron_dream.training.optimizer import apply_gradients, gradient_norm
+
+    parallel.start(ParallelConfig())
+    parameters = [torch.nn.Parameter(torch.ones(4)) for _ in range(2)]
+    parameters[1].shared = True  # type: ignore[attr-defined]
+    for parameter in parameters:
+        parameter.grad = torch.full((4,), 7.0)
+        parameter.decoupled_grad = torch.full((4,), 3.0)  # type: ignore[attr-defined]
+    inner = SimpleNamespace(
+        config=SimpleNamespace(
+            clip_grad=1.0, use_precision_aware_optimizer_no_fp8_or_ds_fp8=True
+        ),
+        get_parameters=lambda: parameters,
+        prepare_grads=lambda: False,
+        get_grad_norm=lambda: 6.0,
+        step_with_ready_grads=lambda: True,
+    )
+    norm = gradient_norm(inner)
+    is_applied = apply_gradients(inner, norm)
+    found: dict[str, Any] = {"norm": norm, "is_applied": is_applied}
+    found["clipped"] = [p.decoupled_grad.tolist() for p in parameters]  # type: ignore[attr-defined]
+    found["beside"] = [p.grad.tolist() for p in parameters if p.grad is not None]
+    parameters[1].decoupled_grad[2] = math.inf  # type: ignore[attr-defined]
+    found["bad"] = gradient_norm(inner)
+    return found

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from fault_jobs import (
     chosen,
+    decoupled,
     failing_saves,
     judged,
     killed_writer,
@@ -162,3 +163,11 @@ def test_a_nan_on_one_rank_alone_is_noticed(
         model={"tie_word_embeddings": True, "num_layers": 2},
     )
     assert pool.run(unnoticed, 2, case=case) == [[], []]
+
+
+def test_gradients_beside_the_ordinary_ones_are_clipped(pool: WorkerPool) -> None:
+    """What a precision-aware optimizer applies; the optimizer itself needs a GPU."""
+    (found,) = pool.run(decoupled, 1)
+    assert (found["norm"], found["is_applied"]) == (6.0, True)
+    assert found["clipped"] == [pytest.approx([0.5] * 4, rel=1e-5)] * 2
+    assert found["beside"] == [[7.0] * 4] * 2 and math.isnan(found["bad"])
