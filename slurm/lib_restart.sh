@@ -26,7 +26,7 @@ end_attempt() {
     esac
     if [ "$restart" -ge "${DREAM_MAX_RESTARTS:-50}" ]; then
         stop "$code" "restarted $restart times already (DREAM_MAX_RESTARTS)"
-    elif [ "$(num_stuck)" -ge "${DREAM_MAX_STUCK:-3}" ]; then
+    elif [ "${DREAM_MAX_STUCK:=3}" -gt 0 ] && [ "$(num_stuck)" -ge "$DREAM_MAX_STUCK" ]; then
         stop "$code" "$(num_stuck) starts in a row came no further than step $after (DREAM_MAX_STUCK)"
     fi
     requeue "$code" "$after"

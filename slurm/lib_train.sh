@@ -70,6 +70,7 @@ read_configuration() {
     local stages
     stages="$(field parallel pipeline_model_parallel_size <<<"$resolved")"
     export DREAM_SHOWN=",0,$((num_ranks * (stages - 1) / stages)),"
+    : "${DREAM_MAX_STUCK:=$(field watch max_starts_without_progress <<<"$resolved")}"
 }
 
 # One field of the YAML that --print-config writes: field SECTION NAME

@@ -231,9 +231,7 @@ def decoupled() -> dict[str, Any]:
         parameter.grad = torch.full((4,), 7.0)
         parameter.decoupled_grad = torch.full((4,), 3.0)  # type: ignore[attr-defined]
     inner = SimpleNamespace(
-        config=SimpleNamespace(
-            clip_grad=1.0, use_precision_aware_optimizer_no_fp8_or_ds_fp8=True
-        ),
+        config=SimpleNamespace(clip_grad=1.0, use_precision_aware_optimizer_no_fp8_or_ds_fp8=True),
         get_parameters=lambda: parameters,
         prepare_grads=lambda: False,
         get_grad_norm=lambda: 6.0,

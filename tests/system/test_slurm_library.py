@@ -131,6 +131,27 @@ def test_starts_without_progress_and_the_node_that_failed_twice(tmp_path: Path) 
     assert bash(tmp_path, 'state="$DREAM_LOGS"; num_stuck; bad_nodes') == "0"
 
 
+@pytest.mark.parametrize(
+    ("bound", "site", "is_stopped"),
+    [(3, "", True), (4, "", False), (0, "", False), (4, "3", True), (3, "0", False)],
+)
+def test_one_bound_of_starts_without_progress(
+    tmp_path: Path, bound: int, site: str, is_stopped: bool
+) -> None:
+    """The run's own, unless the site sets another; 0 is none."""
+    (tmp_path / "attempts.tsv").write_text(ATTEMPTS)
+    text = "checkpoint:\n  run_folder: run\nparallel:\n  pipeline_model_parallel_size: 1\n"
+    (tmp_path / "c.yaml").write_text(f"{text}watch:\n  max_starts_without_progress: {bound}\n")
+    code = (
+        'single() { cat "$DREAM_LOGS/c.yaml"; }; last_step() { echo 5; }; requeue() { echo again; }\n'
+        'stage=pretrain num_ranks=1 restart=3 step_before=5 state="$DREAM_LOGS" python=python\n'
+        'read_configuration; (end_attempt 1 2>&1); cut -f 5 "$state/attempts.tsv" | tail -n 1'
+    )
+    said = bash(tmp_path, code, **({"DREAM_MAX_STUCK": site} if site else {}))
+    assert said.endswith("1") and ("came no further than step 5" in said) == is_stopped
+    assert ("again" in said) != is_stopped
+
+
 def test_a_field_of_the_resolved_configuration(tmp_path: Path) -> None:
     text = "model:\n  run_folder: no\ncheckpoint:\n  init_from: null\n  run_folder: 'a ''b'': c'\n"
     (tmp_path / "c.yaml").write_text(text)
