@@ -301,6 +301,22 @@ def test_a_second_job_in_one_run_folder_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "slurm" / "job").read_text() == "77\n"
 
 
+@pytest.mark.parametrize(("bound", "is_stopped"), [(3, True), (4, False), (0, False)])
+def test_one_bound_of_starts_without_progress(tmp_path: Path, bound: int, is_stopped: bool) -> None:
+    """The run's own; 0 is none."""
+    (tmp_path / "attempts.tsv").write_text(ATTEMPTS)
+    text = "checkpoint:\n  run_folder: run\nparallel:\n  pipeline_model_parallel_size: 1\n"
+    (tmp_path / "c.yaml").write_text(f"{text}watch:\n  max_starts_without_progress: {bound}\n")
+    code = (
+        'single() { cat "$DREAM_LOGS/c.yaml"; }; last_step() { echo 5; }; requeue() { echo again; }\n'
+        'stage=pretrain num_ranks=1 restart=3 step_before=5 state="$DREAM_LOGS" python=python\n'
+        'read_configuration; (end_attempt 1 2>&1); cut -f 5 "$state/attempts.tsv" | tail -n 1'
+    )
+    said = bash(tmp_path, code)
+    assert said.endswith("1") and ("came no further than step 5" in said) == is_stopped
+    assert ("again" in said) != is_stopped
+
+
 def test_a_field_of_the_resolved_configuration(tmp_path: Path) -> None:
     text = "model:\n  run_folder: no\ncheckpoint:\n  init_from: null\n  run_folder: 'a ''b'': c'\n"
     (tmp_path / "c.yaml").write_text(text)
