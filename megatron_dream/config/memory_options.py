@@ -15,6 +15,11 @@ _PRECISIONS = ("main_grads_dtype", "main_params_dtype", "exp_avg_dtype", "exp_av
 def memory_faults(config: RunConfig) -> Iterator[str]:
     """Sentences, without their full stop, about fields that contradict one another."""
     yield from _recompute_faults(config.training)
+    if config.training.offload_modules and config.model.layer_spec == "local":
+        yield (
+            "training.offload_modules works on Transformer Engine's layers only, and model.layer_spec is "
+            "local; leave one of them out"
+        )
     yield from _optimizer_faults(config)
     instances = config.parallel.num_distributed_optimizer_instances
     if instances > 1 and not config.parallel.use_distributed_optimizer:
