@@ -35,6 +35,28 @@ def test_layouts_of_every_kind_were_tried(found):
     assert all(layout.world_size == 16 for layout in layouts)
 
 
+def test_sizes_that_are_no_powers_of_two_are_tried(make_run):
+    """Twelve heads in three parts, rows in three; on nodes of eight the groups of three cost more."""
+    fields = {
+        "model__num_query_groups": 3,
+        "model__num_attention_heads": 12,
+        "model__ffn_hidden_size": 9216,
+        "data__sequence_length": 1536,
+        "training__global_batch_size": 24,
+    }
+    run = make_run("qwen2.5-coder-1.5b", **fields)
+    layouts = [each.job.layout for each in search(run, 24, H100).ranked]
+    assert {layout.tp for layout in layouts} == {1, 3}
+    assert {1, 2, 3, 4, 6, 8, 12} <= {layout.cp for layout in layouts}
+    six = dataclasses.replace(H100, gpus_per_node=6)
+    three = {"parallel__tensor_model_parallel_size": 3}
+    straddling, inside = (
+        plan(make_run("qwen2.5-coder-1.5b", **fields, **three), 24, gpu).step.tensor_parallel
+        for gpu in (H100, six)
+    )
+    assert straddling > 4 * inside
+
+
 def test_a_given_layout_is_no_better_than_the_first(found, make_run):
     own = plan(make_run(preset="qwen2.5-coder-1.5b"), 16, H100)
     assert own.tokens_per_second <= found.ranked[0].tokens_per_second
