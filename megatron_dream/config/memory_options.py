@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from megatron_dream.config.schema import OptimizerConfig, RunConfig, TrainingConfig
 
-_PRECISIONS = ("main_grads_dtype", "main_params_dtype", "exp_avg_dtype", "exp_avg_sq_dtype")
+PRECISION_FIELDS = ("main_grads_dtype", "main_params_dtype", "exp_avg_dtype", "exp_avg_sq_dtype")
 
 
 def memory_faults(config: RunConfig) -> Iterator[str]:
@@ -63,7 +63,7 @@ def _recompute_faults(training: TrainingConfig) -> Iterator[str]:
 
 def _optimizer_faults(config: RunConfig) -> Iterator[str]:
     ours, default = config.optimizer, OptimizerConfig()
-    for name in _PRECISIONS:
+    for name in PRECISION_FIELDS:
         value = getattr(ours, name)
         if not ours.use_precision_aware_optimizer and value != getattr(default, name):
             yield (

@@ -200,6 +200,12 @@ def _states(config: RunConfig, layout: Layout) -> States:
     )
 
 
+def state_share(ours: OptimizerConfig) -> float:
+    """Bytes on a GPU of this optimizer's states beside bf16 weights, as a share of plain Adam's twelve."""
+    offloaded = ours.optimizer_offload_fraction if ours.optimizer_cpu_offload else 0.0
+    return (_main_bytes(ours) + _moment_bytes(ours)) / 12 * (1 - offloaded)
+
+
 def _main_bytes(ours: OptimizerConfig) -> int:
     # Precision-aware with fp32: the upper half is the bf16 weight itself, 2 bytes hold the rest.
     return 2 if ours.use_precision_aware_optimizer else 4

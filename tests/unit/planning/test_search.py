@@ -4,6 +4,8 @@ import dataclasses
 
 import pytest
 
+from megatron_dream.config.layout import resolve_layout
+from megatron_dream.config.load import load_config
 from megatron_dream.planning.advice import advice, batches_that_divide
 from megatron_dream.planning.hardware import GPUS
 from megatron_dream.planning.job import Recompute
@@ -99,6 +101,15 @@ def test_advice_is_what_its_plan_says(make_run):
     again = plan(make_run(model__head_chunk_rows=4096), 16, H100)
     assert present.step.total - again.step.total == pytest.approx(larger.seconds)
     assert [c.share for c in changes] == sorted((c.share for c in changes), reverse=True)
+
+
+@pytest.mark.parametrize("gpus", [8, 96])
+def test_the_recipe_runs_on_the_nodes_that_its_page_names(repository_root, gpus):
+    """docs/cluster.md: one node to try, twelve to train."""
+    recipe = load_config(repository_root / "examples" / "dream_coder_7b" / "pretrain.yaml")
+    assert resolve_layout(recipe, gpus).num_microbatches >= 1
+    assert not batches_that_divide(recipe, gpus)
+    assert plan(recipe, gpus, H100).fits
 
 
 def test_batches_near_one_that_does_not_divide(make_run):
