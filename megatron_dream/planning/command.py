@@ -61,6 +61,8 @@ def run_plan(
     """
     if gpus < 1:
         raise ConfigError(f"--gpus must be at least 1, it is {gpus}.")
+    if top < 1:
+        raise ConfigError(f"--top must be at least 1, it is {top}.")
     run: RunConfig = load_config(config, overrides)
     device, budget = find_gpu(gpu), _tokens(token_budget)
     if not budget and not run.training.train_steps:

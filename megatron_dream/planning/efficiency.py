@@ -14,10 +14,9 @@ from dataclasses import dataclass
 class Efficiency:
     """What remains of a peak; none depends on the model or the layout."""
 
-    matmul: float = 0.94  # calibrated: a layer's products / the best product on that GPU
-    fixed_seconds: float = (
-        150e-6  # calibrated: of each product, beside its FLOPs: launch, ramp, scaling
-    )
+    matmul: float = 0.87  # calibrated: a layer's products / the best product on that GPU
+    # calibrated: of each product, beside its FLOPs: launch, ramp, scaling
+    fixed_seconds: float = 35e-6
     attention_forward: float = 0.65  # of bf16's peak
     attention_backward: float = 0.55
     memory: float = 0.80  # of the memory's bandwidth, elementwise

@@ -125,13 +125,14 @@ class Job:
         Args:
             config: the run's; ``layer_spec: auto`` counts as Transformer Engine, which a GPU has.
             num_gpus: processes, one a GPU.
-            precision: in place of the configuration's; ``fp8`` is of the layers' products.
+            precision: in place of the configuration's; ``fp8`` is of the layers' products, beside bf16.
             stage: what the run is for.
 
         Raises:
             LayoutError: the layout does not fit.
-            ConfigError: the model's shape is incomplete, or FP8 is asked of other than bf16.
+            ConfigError: the model's shape is incomplete, or FP8 is asked of local layers.
         """
+        config = with_precision(config, precision)
         model = resolve_model(config.model)
         if not model.vocab_size:
             raise ConfigError(
@@ -171,6 +172,16 @@ class Job:
         )
 
 
+def with_precision(config: RunConfig, precision: Precision | None) -> RunConfig:
+    """``config`` in another precision; with FP8 products all else is in bf16."""
+    if precision is None:
+        return config
+    base: Literal["fp32", "bf16"] = "fp32" if precision == "fp32" else "bf16"
+    return dataclasses.replace(
+        config, training=dataclasses.replace(config.training, precision=base)
+    )
+
+
 def _states(config: RunConfig, layout: Layout) -> States:
     parallel, ours = config.parallel, config.optimizer
     low = config.training.precision != "fp32"
@@ -187,6 +198,12 @@ def _states(config: RunConfig, layout: Layout) -> States:
         offloaded=ours.optimizer_offload_fraction if ours.optimizer_cpu_offload else 0.0,
         copies_gradients=gradient == 2 and not ours.use_precision_aware_optimizer,
     )
+
+
+def state_share(ours: OptimizerConfig) -> float:
+    """Bytes on a GPU of this optimizer's states beside bf16 weights, as a share of plain Adam's twelve."""
+    offloaded = ours.optimizer_offload_fraction if ours.optimizer_cpu_offload else 0.0
+    return (_main_bytes(ours) + _moment_bytes(ours)) / 12 * (1 - offloaded)
 
 
 def _main_bytes(ours: OptimizerConfig) -> int:

@@ -54,7 +54,7 @@ def stage_memory(job: Job, stage: int) -> MemoryParts:
     # Three moments, of which the greatest counts: in the head; in a layer's backward pass, when the head
     # has let go; in the update, when no activations are left.
     layer = layer_bytes_back(job, stage) + working_bytes(job)
-    update = buffer / states.shards * 4 if states.copies_gradients else 0.0
+    update = update_bytes(job, parameters.layers, buffer)
     passing = max(0.0, layer - head, update - activations - head)
     allocated = weights + buffer * states.gradient + optimizer + activations + head + passing
     allocated += WORKSPACE_BYTES
@@ -67,6 +67,17 @@ def stage_memory(job: Job, stage: int) -> MemoryParts:
         buffers=passing + WORKSPACE_BYTES,
         outside=_outside(job, allocated),
     )
+
+
+def update_bytes(job: Job, layers: int, buffer: int) -> float:
+    """Tensors that live in the update alone: bf16 gradients in fp32; main weights on their way to FP8.
+
+    Where the only working weights are FP8, Transformer Engine casts all main weights of the shard to bf16
+    before it casts the first to FP8 (quantize_master_weights), and the gradients' copies are still there.
+    """
+    copies = 4.0 * buffer if job.states.copies_gradients else 0.0
+    casts = 2.0 * layers if job.fp8_weights else 0.0
+    return (copies + casts) / job.states.shards
 
 
 def worst_stage(job: Job) -> tuple[int, MemoryParts]:
