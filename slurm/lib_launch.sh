@@ -123,8 +123,10 @@ meaning() {
 
 # Whether rank 0 found its port taken in the start that just ended: _port_was_taken CODE LINES_OF_ITS_LOG_BEFORE
 _port_was_taken() {
+    # no grep -q: of a long log tail would die by the pipe
     [ "$1" -eq 1 ] && [ -z "$stop_asked" ] && [ "$(last_step)" = "$step_before" ] &&
-        tail -n "+$(($2 + 1))" "$DREAM_LOGS/rank-00000.log" 2>/dev/null | grep -qiE 'EADDRINUSE|address already in use'
+        tail -n "+$(($2 + 1))" "$DREAM_LOGS/rank-00000.log" 2>/dev/null |
+        grep -iE 'EADDRINUSE|address already in use' >/dev/null
 }
 
 num_lines() { if [ -f "$1" ]; then wc -l <"$1"; else printf '0\n'; fi; }

@@ -70,17 +70,27 @@ requeue() {
 
 # Leave nodes out from now on; only a waiting job can be told.
 exclude() {
-    local known all count left
-    known="$(shown_field ExcNodeList | grep -v '(null)')"
+    local known all reason
+    known="$(excluded)"
     all="${known:+$known,}$1"
-    count="$(scontrol show hostnames "$all" | sort -u | wc -l)"
-    left="$(num_nodes_without "$all")"
-    if [ "$count" -gt "${DREAM_MAX_EXCLUDED:-4}" ]; then
-        say "$1 should be left out, but that would be more than ${DREAM_MAX_EXCLUDED:-4} nodes (DREAM_MAX_EXCLUDED): tell the cluster's operators"
-    elif [ -n "$left" ] && [ "$left" -lt "$SLURM_JOB_NUM_NODES" ]; then
-        say "$1 should be left out, but of partition $SLURM_JOB_PARTITION $left nodes would remain and the job needs $SLURM_JOB_NUM_NODES"
+    reason="$(why_not_without "$all")"
+    if [ -n "$reason" ]; then
+        say "$1 should be left out, but $reason"
     elif ask_slurm scontrol update JobId="$(job_name)" ExcNodeList="$all"; then
         say "left out from now on: $all"
+    fi
+}
+
+excluded() { shown_field ExcNodeList | grep -v '(null)'; }
+
+# Why the job cannot leave out a list of nodes; nothing where it can.
+why_not_without() {
+    local most="${DREAM_MAX_EXCLUDED:-4}" left
+    left="$(num_nodes_without "$1")"
+    if [ "$(scontrol show hostnames "$1" | sort -u | wc -l)" -gt "$most" ]; then
+        echo "that would be more than $most nodes (DREAM_MAX_EXCLUDED): tell the cluster's operators"
+    elif [ -n "$left" ] && [ "$left" -lt "$SLURM_JOB_NUM_NODES" ]; then
+        echo "of partition $SLURM_JOB_PARTITION $left nodes would remain and the job needs $SLURM_JOB_NUM_NODES"
     fi
 }
 

@@ -78,11 +78,16 @@ read_configuration() {
     export DREAM_SHOWN=",0,$((num_ranks * (stages - 1) / stages)),"
 }
 
-# The program does not run on the first node: another one may do.
+# The program does not run on the first node: another one may do. Where no more nodes can be left out there
+# is an end to it.
 cannot_read() {
-    say "the configuration could not be read: the program ended with code $1 on ${SLURMD_NODENAME:-this node}"
-    [ "$restart" -lt 3 ] || stop "$1" "three nodes could not read it"
-    requeue "$1" "its last checkpoint" "${SLURMD_NODENAME:-}"
+    local node="${SLURMD_NODENAME:-}" known
+    say "the configuration could not be read: the program ended with code $1 on ${node:-this node}"
+    known="$(excluded)"
+    if [ "$restart" -ge 3 ] && { [ -z "$node" ] || [ -n "$(why_not_without "${known:+$known,}$node")" ]; }; then
+        stop "$1" "the program does not run on this node, and no more nodes can be left out"
+    fi
+    requeue "$1" "its last checkpoint" "$node"
 }
 
 # One field of the YAML that --print-config writes: field SECTION NAME

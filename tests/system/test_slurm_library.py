@@ -366,6 +366,19 @@ def test_a_port_that_something_listens_at_is_passed_over(tmp_path: Path) -> None
     assert bash(tmp_path, "free_port", SLURM_JOB_ID="19999") == "29999"
 
 
+def test_a_clash_is_of_the_start_that_ended_and_nothing_else(tmp_path: Path) -> None:
+    """Lines of an earlier start, other codes, a signal, a run that came further: no clash."""
+    log = tmp_path / "rank-00000.log"
+    log.write_text("name: EADDRINUSE\n" + "much else, which fills the pipe\n" * 10_000)
+    start = 'run_folder="$DREAM_LOGS" step_before=0; '
+    taken = "&& echo taken || echo no"
+    assert bash(tmp_path, f"{start} _port_was_taken 1 0 {taken}") == "taken"
+    assert bash(tmp_path, f"{start} _port_was_taken 1 1 {taken}") == "no"
+    assert bash(tmp_path, f"{start} _port_was_taken 75 0 {taken}") == "no"
+    assert bash(tmp_path, f"{start} stop_asked=1; _port_was_taken 1 0 {taken}") == "no"
+    assert bash(tmp_path, f"{start} step_before=-1; _port_was_taken 1 0 {taken}") == "no"
+
+
 def test_what_is_set_already_wins_over_the_site(tmp_path: Path) -> None:
     (tmp_path / "site.env").write_text(': "${DREAM_CHECK:=off}"\n: "${DREAM_TAIL:=7}"\n')
     code = "load_settings; bash -c 'echo \"$DREAM_CHECK $DREAM_TAIL\"'"
