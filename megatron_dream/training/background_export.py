@@ -91,12 +91,17 @@ class BackgroundExports:
 
         Their exports become ``NAME.left``; one that runs is ended, one that waits forgotten.
         """
+        from ..hf.export import is_export
+
         if self._waiting and self._waiting > step_folder(step):
             self._waiting = None
         if self._running is not None and self._running[0] > step_folder(step):
             self._end_running()
-        for folder in sorted(self.folder.glob("step_*")):
-            if STEP_FOLDER.fullmatch(folder.name) and folder.name > step_folder(step):
+        later = [
+            path for path in sorted(self.folder.glob("step_*")) if path.name > step_folder(step)
+        ]
+        for folder in later:
+            if STEP_FOLDER.fullmatch(folder.name) and is_export(folder):
                 try:
                     set_aside(folder, LEFT)
                 except OSError as error:

@@ -216,7 +216,7 @@ def unnoticed(case: Case) -> list[str]:
 
 
 def decoupled() -> dict[str, Any]:
-    """Gradients of a precision-aware optimizer, beside ``grad``: clipped, their copies seen."""
+    """Gradients of a precision-aware optimizer, which stand beside ``grad``: clipped, copies seen."""
     from types import SimpleNamespace
 
     import torch

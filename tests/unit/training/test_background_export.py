@@ -102,13 +102,15 @@ def test_exports_of_weights_that_the_run_left_are_set_aside(
     complete(exports.checkpoints, 2, 4, 6, 8)
     for step in (2, 4):
         (exports.folder / step_folder(step)).mkdir(parents=True)
-    (exports.folder / "mine").mkdir()
+        for name in ("config.json", "modeling_dream.py"):
+            (exports.folder / step_folder(step) / name).touch()
+    (exports.folder / step_folder(9)).mkdir()  # somebody else's
     exports.ask(step_folder(6))
     exports.ask(step_folder(8))
     exports.leave(3)
     assert children[0].returncode == -9 and exports.names() == set()
     left = sorted(path.name for path in exports.folder.iterdir() if path.is_dir())
-    assert left == ["mine", "step_00000002", "step_00000004.left"]
+    assert left == ["step_00000002", "step_00000004.left", "step_00000009"]
     exports.ask(step_folder(6))
     exports.leave(6)
     assert exports.names() == {step_folder(6)} and not told
