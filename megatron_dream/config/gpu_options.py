@@ -15,8 +15,11 @@ def has_one_width(config: RunConfig, stage: str) -> bool:
     """Whether every micro-batch of a run has the same width, so that shapes repeat.
 
     Rows of pretraining are ``data.sequence_length`` wide. Those of sft and rl are as wide as the longest of
-    a micro-batch, unless ``sft.width`` is max or widths are rounded to one bucket.
+    a micro-batch, unless ``sft.width`` is max or widths are rounded to one bucket. Under context
+    parallelism documents are padded to what CP can cut, so that their number decides the width.
     """
+    if config.parallel.context_parallel_size > 1 and not has_whole_rows(config, stage):
+        return False
     if stage == "pretrain" or config.training.round_widths_to >= config.data.sequence_length:
         return True
     return stage == "sft" and config.sft.width == "max"

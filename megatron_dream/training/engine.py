@@ -119,6 +119,7 @@ def build_engine(
         ranks,
         objective=config.diffusion.objective,
         variable_lengths=variable_lengths,
+        fp8=config.fp8,
     )
     if config.checkpoint.init_from and saved is None:
         _load_initial(config, chunks, metadata, tokenizer, ranks)
