@@ -183,6 +183,7 @@ def _fp8_problem(layout: Layout, config: RunConfig, model: ModelConfig) -> str |
         tp=layout.tp,
         cp=layout.cp,
         sequence_parallel=config.parallel.sequence_parallel,
+        overlaps=config.parallel.tp_comm_overlap,
     ):
         if not needed.is_met:
             unit = layout.width_unit

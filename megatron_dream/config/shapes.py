@@ -2,15 +2,16 @@
 
 A layer's products have M = s b / CP rows (after sequence parallelism's gather; each rank's shard has
 M / TP) and hidden, heads, query groups and FFN over TP as columns. Sources, Transformer Engine 2.11:
-pytorch/utils.py (assert_dim_for_fp8_exec: rows 8, columns 16), common/gemm/cublaslt_gemm.cu (leading
-dimensions 16; the weight's gradient has the rows inside, hence rows 16 too), ``is_quantizable`` of the
-MXFP8 and block quantisers (a shard that is gathered in FP8: 32 and 128 in both directions).
+pytorch/utils.py (assert_dim_for_fp8_exec, of the shard: rows 8, columns 16), common/gemm/cublaslt_gemm.cu
+(leading dimensions 16; the weight's gradient has the rows inside, hence rows 16 too), ``is_quantizable``
+of the MXFP8 and block quantisers (a shard that is gathered in FP8: 32 and 128 in both directions),
+module/base.py (MXFP8 shards in the buffers of tp_comm_overlap: 128).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd, lcm
 
 from megatron_dream.config.schema import ModelConfig, RunConfig
@@ -23,21 +24,22 @@ class Multiples:
     Attributes:
         rows: M of every product.
         columns: input and output widths of every product.
-        shard: rows and columns of what sequence parallelism gathers.
+        shard_rows: rows of what sequence parallelism gathers, on each rank.
+        shard_columns: its columns.
     """
 
     rows: int = 1
     columns: int = 1
-    shard: int = 1
+    shard_rows: int = 1
+    shard_columns: int = 1
 
 
-_NONE = Multiples()
 _BY_RECIPE = {
-    "none": _NONE,
-    "delayed": Multiples(16, 16),
-    "current": Multiples(16, 16),
-    "blockwise": Multiples(16, 16, 128),
-    "mxfp8": Multiples(32, 32, 32),
+    "none": Multiples(),
+    "delayed": Multiples(16, 16, 8, 16),
+    "current": Multiples(16, 16, 8, 16),
+    "blockwise": Multiples(16, 16, 128, 128),
+    "mxfp8": Multiples(32, 32, 32, 32),
 }
 
 
@@ -60,9 +62,10 @@ class Requirement:
         return f"{self.words} = {self.value} is {times} x {self.multiple}"
 
 
-def multiples_of(recipe: str) -> Multiples:
-    """The multiples of a recipe of ``fp8.recipe``."""
-    return _BY_RECIPE[recipe]
+def multiples_of(recipe: str, *, overlaps: bool = False) -> Multiples:
+    """The multiples of a recipe of ``fp8.recipe``; ``overlaps`` is ``parallel.tp_comm_overlap``."""
+    asked = _BY_RECIPE[recipe]
+    return replace(asked, shard_rows=128) if overlaps and recipe == "mxfp8" else asked
 
 
 def shape_requirements(
@@ -74,6 +77,7 @@ def shape_requirements(
     tp: int,
     cp: int,
     sequence_parallel: bool,
+    overlaps: bool = False,
 ) -> Iterator[Requirement]:
     """All that the products of a layer ask of a micro-batch and of the model.
 
@@ -85,15 +89,18 @@ def shape_requirements(
         tp: tensor-parallel size.
         cp: context-parallel size.
         sequence_parallel: whether activations are shards between products.
+        overlaps: whether they are gathered during the products.
     """
-    asked = multiples_of(recipe)
+    asked = multiples_of(recipe, overlaps=overlaps)
     rows = width * micro_batch_size // cp
     words = f"rows s {width} x b {micro_batch_size} / CP {cp}"
     yield Requirement(words, rows, asked.rows)
     yield from (Requirement(name, value, asked.columns) for name, value in _columns(model, tp))
     if sequence_parallel:
-        yield Requirement(f"{words} / TP {tp}", rows // tp, asked.shard)
-        yield Requirement("gathered columns model.hidden_size", model.hidden_size, asked.shard)
+        yield Requirement(f"{words} / TP {tp}", rows // tp, asked.shard_rows)
+        yield Requirement(
+            "gathered columns model.hidden_size", model.hidden_size, asked.shard_columns
+        )
 
 
 def _columns(model: ModelConfig, tp: int) -> Iterator[tuple[str, int]]:
@@ -119,10 +126,11 @@ def row_unit(config: RunConfig, micro_batch_size: int) -> int:
         config: of the run.
         micro_batch_size: b; 1 where the rows of a micro-batch are packed into one.
     """
-    parallel, asked = config.parallel, multiples_of(config.fp8.recipe)
+    parallel = config.parallel
+    asked = multiples_of(config.fp8.recipe, overlaps=parallel.tp_comm_overlap)
     tp, cp = parallel.tensor_model_parallel_size, parallel.context_parallel_size
     shards = tp if parallel.sequence_parallel else 1
     unit = shards * (2 * cp if cp > 1 else 1)
-    in_rows = lcm(cp * asked.rows, cp * shards * (asked.shard if shards > 1 else 1))
+    in_rows = lcm(cp * asked.rows, cp * shards * (asked.shard_rows if shards > 1 else 1))
     unit = lcm(unit, in_rows // gcd(in_rows, micro_batch_size))
     return lcm(unit, max(1, config.training.round_widths_to))
