@@ -53,7 +53,9 @@ def _fp8_fields(fp8: Fp8Config) -> dict[str, Any]:
 
 
 def _graph_fields(training: TrainingConfig) -> dict[str, Any]:
-    return {"cuda_graph_impl": "local"} if training.cuda_graphs else {}
+    """megatron-core's own graphs, one a layer: it records them in the first step and replays them."""
+    on_gpu = device.device_type() == "cuda"  # a rehearsal builds the model without
+    return {"cuda_graph_impl": "local"} if training.cuda_graphs and on_gpu else {}
 
 
 def _leave_as_it_is(weight: torch.Tensor) -> torch.Tensor:

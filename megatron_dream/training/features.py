@@ -50,15 +50,15 @@ def _check_transformer_engine(config: RunConfig) -> None:
     for field, is_set in (
         (f"fp8.recipe {config.fp8.recipe}", config.fp8.recipe != "none"),
         ("parallel.tp_comm_overlap", config.parallel.tp_comm_overlap),
-        ("parallel.cp_comm_type p2p", config.parallel.cp_comm_type == "p2p"),
     ):
         if is_set and not has_it:
             raise MissingDependencyError(
                 f"{field} is of Transformer Engine's layers, which do not work here; install it "
                 "(pip install 'megatron-dream[te]') on a machine with a GPU, or leave the field out"
             )
-    recipe, capability = config.fp8.recipe, device.compute_capability()
-    if recipe != "none" and capability is not None:
+    recipe = config.fp8.recipe
+    capability = device.compute_capability() if recipe != "none" else None
+    if capability is not None:
         if reason := why_no_fp8(recipe, capability, device.cuda_version()):
             raise ConfigError(f"fp8.recipe {recipe} {reason}.")
 
