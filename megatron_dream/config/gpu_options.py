@@ -37,6 +37,11 @@ def gpu_faults(config: RunConfig, stage: str) -> Iterator[str]:
     yield from _graph_faults(config, stage)
     if stage == "rl" and config.fp8.recipe != "none":
         yield "fp8.recipe is of Transformer Engine's layers, and rl trains local ones; set it to none"
+    if stage == "rl" and config.training.round_widths_to:
+        yield (
+            "training.round_widths_to has no meaning in rl, whose rows are as wide as prompt and "
+            "response; leave it out"
+        )
     longest, unit = config.data.sequence_length, config.training.round_widths_to
     if unit > 1 and longest % unit:
         yield (

@@ -91,9 +91,15 @@ def test_one_width_lets_sft_overlap(width):
     validate(config_of({**OVERLAP, **width}), "sft")
 
 
-def test_fp8_is_not_of_rl():
-    config = config_of({"fp8.recipe": "current"})
-    assert any("rl trains local ones" in fault for fault in gpu_faults(config, "rl"))
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"fp8.recipe": "current"}, "rl trains local ones"),
+        ({"training.round_widths_to": 64}, "no meaning in rl"),
+    ],
+)
+def test_what_is_not_of_rl(fields, words):
+    assert any(words in fault for fault in gpu_faults(config_of(fields), "rl"))
 
 
 @pytest.mark.parametrize(
@@ -140,4 +146,4 @@ def test_nothing_that_varies_is_let_through(stage, width, rounded, cp, documents
     if graphs and (documents or stage != "pretrain"):
         assert faults
     if not overlap and not graphs:
-        assert not faults
+        assert bool(faults) == (stage == "rl" and rounded > 0)
