@@ -54,9 +54,11 @@ def test_packed_rows_equal_one_pass_a_document(pool: WorkerPool, name: str) -> N
     expected = by_document(pool, fields)
     case = Case(parallel={**layout, "use_distributed_optimizer": False}, packs=True, **fields)
     found = pool.run(gradients, world_size, case=case)
-    for figure in ("masked_tokens", "maskable_tokens", "real_tokens"):
-        if figure != "maskable_tokens":  # of rows, of which each document is a part
-            assert found[0]["report"][figure] == expected[0]["report"][figure]
+    for figure in ("masked_tokens", "real_tokens"):
+        assert found[0]["report"][figure] == expected[0]["report"][figure]
+    by_t = [one["report"]["by_t"] for one in (found[0], expected[0])]
+    for mine, theirs in zip(*by_t, strict=True):  # a token's time is its row's
+        assert mine == pytest.approx(theirs, rel=TOLERANCE)
     for figure in ("loss", "masked_cross_entropy", "accuracy"):
         assert found[0]["report"][figure] == pytest.approx(
             expected[0]["report"][figure], rel=TOLERANCE

@@ -78,7 +78,11 @@ def config_of(fp8: Fp8Config, parallel: ParallelConfig | None = None) -> Any:
     device.import_megatron()
     return transformer_config(
         # Under its own spec the configuration asks for its fused rotation, which is not here.
-        MODEL, parallel or ParallelConfig(), TrainingConfig(), spec="local", fp8=fp8
+        MODEL,
+        parallel or ParallelConfig(),
+        TrainingConfig(),
+        spec="local",
+        fp8=fp8,
     )
 
 
