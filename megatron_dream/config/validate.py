@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from megatron_dream.config.convert import nearest
+from megatron_dream.config.gpu_options import gpu_faults
 from megatron_dream.config.memory_options import memory_faults
 from megatron_dream.config.ranges import RANGES
 from megatron_dream.config.schema import (
@@ -38,7 +39,11 @@ def validate(config: RunConfig, stage: str = "pretrain") -> None:
     """
     _check_stage(stage)
     _check_ranges(config)
-    for faults in (_place_faults(config), _field_faults(config), _stage_faults(config, stage)):
+    for faults in (
+        _place_faults(config),
+        _field_faults(config, stage),
+        _stage_faults(config, stage),
+    ):
         for fault in faults:
             raise ConfigError(f"{fault}.")
 
@@ -53,7 +58,7 @@ def check_shape(config: RunConfig, stage: str = "pretrain") -> None:
     """
     _check_stage(stage)
     _check_ranges(config, optional=("training.train_steps",))
-    for fault in _field_faults(config):
+    for fault in _field_faults(config, stage):
         raise ConfigError(f"{fault}.")
 
 
@@ -86,7 +91,7 @@ def _place_faults(config: RunConfig) -> Iterator[str]:
         yield "tokenizer.path is not given; name the tokenizer that the data was preprocessed with"
 
 
-def _field_faults(config: RunConfig) -> Iterator[str]:
+def _field_faults(config: RunConfig, stage: str) -> Iterator[str]:
     """Of model, layout, optimizer and objective, in any stage."""
     if config.optimizer.optimizer == "sgd" and config.parallel.use_distributed_optimizer:
         yield (
@@ -101,6 +106,7 @@ def _field_faults(config: RunConfig) -> Iterator[str]:
         )
     yield from _diffusion_faults(config)
     yield from memory_faults(config)
+    yield from gpu_faults(config, stage)
 
 
 def _stage_faults(config: RunConfig, stage: str) -> Iterator[str]:

@@ -219,8 +219,8 @@ class Loop:
         assert since is not None
         with self.watch.during("rollback"):
             self.saves.look(self.step, wait=True)
+            self._fp8.reset()  # the checkpoint has the history of then, unless the layout is another
             self.metadata, position = go_back(self, since)
-            self._fp8.reset()
             self._stand_at(position)
             self.exports.gone_back(self.step)
             self.watch.stands_at(self.step)

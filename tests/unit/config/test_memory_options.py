@@ -130,6 +130,9 @@ def test_fused_norms_have_nothing_to_recompute():
         ({"optimizer.optimizer_cpu_offload": "true"}, ConfigError, "there is no GPU here"),
         ({"training.offload_modules": "[core_attn]"}, ConfigError, "there is no GPU here"),
         (AWARE, MissingDependencyError, "Transformer Engine's optimizer"),
+        ({"training.cuda_graphs": "true"}, ConfigError, "there is no GPU here"),
+        ({"fp8.recipe": "current"}, MissingDependencyError, "fp8.recipe current is of"),
+        ({"parallel.tp_comm_overlap": "true"}, MissingDependencyError, "do not work here"),
     ],
 )
 def test_what_a_cpu_cannot_do(changes, error, match, monkeypatch):

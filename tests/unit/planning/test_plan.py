@@ -308,3 +308,10 @@ def test_fp8_where_there_is_none(make_run):
 def test_every_part_has_a_name():
     assert set(MemoryParts.__dataclass_fields__) >= {"weights", "gradients", "optimizer", "head"}
     assert set(StepParts.__dataclass_fields__) >= {"products", "pipeline", "data_parallel"}
+
+
+def test_the_recipe_of_the_configuration_is_planned(make_run):
+    run = make_run(fp8__recipe="current")
+    assert plan(run, 8, H100).job.precision == "fp8"
+    assert plan(run, 8, H100, precision="bf16").job.precision == "bf16"
+    assert plan(make_run(), 8, H100).job.precision == "bf16"

@@ -78,11 +78,11 @@ def test_transformer_engine_where_it_is_absent(make_config: Callable[..., RunCon
     fields = {
         "model__layer_spec": "auto",
         "data__random_length": 0.5,
-        "training__micro_batch_size": 2,
+        "parallel__context_parallel_size": 2,
     }
     found = rehearse(make_config(**fields), "pretrain", 8).warnings
     assert any(
-        "auto means transformer_engine" in line and "micro_batch_size 1" in line for line in found
+        "auto means transformer_engine" in line and "set it to p2p" in line for line in found
     )
 
 
