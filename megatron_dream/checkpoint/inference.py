@@ -44,6 +44,12 @@ class CheckpointModel:
 
     __call__ = forward
 
+    @property
+    def takes_static_cache(self) -> bool:
+        """Whether a pass can be recorded (sampling/cache.py): where no other process takes part in it."""
+        groups = self.model.pg_collection
+        return bool(groups.tp.size() == 1 and groups.pp.size() == 1)
+
     def sampler_states(
         self,
         input_ids_BQ: Tensor,
