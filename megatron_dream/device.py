@@ -21,6 +21,7 @@ import contextlib
 import importlib
 import importlib.util
 import os
+import shutil
 import sys
 import time
 import types
@@ -53,6 +54,7 @@ _FACTORIES = (
     "arange empty empty_like empty_strided eye full full_like linspace ones ones_like rand rand_like "
     "randint randn randn_like tensor zeros zeros_like"
 ).split()
+_WEIGHT_GRADIENTS = "fused_weight_gradient_mlp_cuda"
 _TYPE_NAMES = {
     f"torch.cuda.{kind}Tensor": f"torch.{kind}Tensor" for kind in ("Float", "Half", "BFloat16")
 }
@@ -154,6 +156,24 @@ def has_transformer_engine() -> bool:
     except (ImportError, RuntimeError, OSError):  # without cuDNN it raises RuntimeError
         return False
     return True
+
+
+def has_fused_weight_gradients() -> bool:
+    """Whether apex's kernel that adds a weight's gradient to its buffer can be used: built, and on a GPU."""
+    if device_type() == "cpu" or importlib.util.find_spec(_WEIGHT_GRADIENTS) is None:
+        return False
+    try:
+        importlib.import_module(_WEIGHT_GRADIENTS)
+    except (ImportError, RuntimeError, OSError):  # built for another torch
+        return False
+    return True
+
+
+def can_compile() -> bool:
+    """Whether torch.compile finds what it needs here: Triton on a GPU, a C++ compiler on a CPU."""
+    if device_type() == "cuda":
+        return importlib.util.find_spec("triton") is not None
+    return any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++")))
 
 
 class _Stream:
@@ -362,4 +382,8 @@ def import_megatron() -> None:
         _stub_fp8(random_module)
     if on_cpu:
         _install_stand_ins()
+    else:
+        # Its output layer asks for apex where gradients are to be fused, though that layer's product is
+        # the head's (model/head.py) and the others may be Transformer Engine's.
+        sys.modules["megatron.core.tensor_parallel.layers"]._grad_accum_fusion_available = True  # type: ignore[attr-defined]
     sys.modules["megatron.core"]._dream_ready = True  # type: ignore[attr-defined]

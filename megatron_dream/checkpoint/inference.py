@@ -114,7 +114,7 @@ def load_for_sampling(
             f"(pretrain with checkpoint.init_from) or name another checkpoint"
         )
     found = find_tokenizer(metadata, tokenizer)
-    layout, training = ParallelConfig(), TrainingConfig(precision="fp32")
+    layout, training = ParallelConfig(), TrainingConfig(precision="fp32", compile="off")
     ranks = parallel.start(layout)
     # The sampler's masks are arbitrary, which only the local attention takes.
     shape = ModelConfig(**{**metadata.model, "layer_spec": "local"})

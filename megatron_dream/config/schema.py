@@ -228,6 +228,11 @@ class TrainingConfig:
     eval_interval: int = 0  # steps; 0: never
     eval_samples: int = 64
     deterministic: bool = False
+    compile: Literal["auto", "on", "off"] = "auto"  # parts of the local layers; auto: on a GPU
+    gradient_accumulation_fusion: Literal["auto", "on", "off"] = (
+        "auto"  # by apex; auto: where built
+    )
+    fused_cross_entropy: bool = False  # the head's softmax by Liger's kernel; needs a GPU, TP 1
 
 
 @dataclass

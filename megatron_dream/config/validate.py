@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from megatron_dream.config.convert import nearest
+from megatron_dream.config.kernel_options import kernel_faults
 from megatron_dream.config.memory_options import memory_faults
 from megatron_dream.config.schema import (
     ALERT_KINDS,
@@ -217,6 +218,7 @@ def _faults(config: RunConfig, stage: str) -> Iterator[str]:
         yield from _data_faults(config)
     yield from _diffusion_faults(config)
     yield from memory_faults(config)
+    yield from kernel_faults(config)
     yield from _alert_faults(config.alerts)
     if stage == "sft":
         yield from _sft_faults(config)
