@@ -54,7 +54,6 @@ _FACTORIES = (
     "arange empty empty_like empty_strided eye full full_like linspace ones ones_like rand rand_like "
     "randint randn randn_like tensor zeros zeros_like"
 ).split()
-_WEIGHT_GRADIENTS = "fused_weight_gradient_mlp_cuda"
 _TYPE_NAMES = {
     f"torch.cuda.{kind}Tensor": f"torch.{kind}Tensor" for kind in ("Float", "Half", "BFloat16")
 }
@@ -147,24 +146,37 @@ def nccl_version() -> str | None:
     return ".".join(map(str, torch.cuda.nccl.version()))
 
 
+def side_stream() -> Any:
+    """A stream beside the one that computes; on a CPU one whose work is done at once."""
+    return torch.cuda.Stream() if device_type() == "cuda" else _Stream()
+
+
+def current_stream() -> Any:
+    """The stream that computes; on a CPU as above."""
+    return torch.cuda.current_stream() if device_type() == "cuda" else _Stream()
+
+
+def on_stream(stream: Any) -> contextlib.AbstractContextManager[Any]:
+    """Within: work goes to ``stream``."""
+    return torch.cuda.stream(stream) if device_type() == "cuda" else contextlib.nullcontext()
+
+
 def has_transformer_engine() -> bool:
     """Whether Transformer Engine can be used: importable, and on a GPU."""
-    if device_type() == "cpu" or importlib.util.find_spec("transformer_engine") is None:
-        return False
-    try:
-        importlib.import_module("transformer_engine.pytorch")
-    except (ImportError, RuntimeError, OSError):  # without cuDNN it raises RuntimeError
-        return False
-    return True
+    return _works_on_gpu("transformer_engine", "transformer_engine.pytorch")
 
 
 def has_fused_weight_gradients() -> bool:
-    """Whether apex's kernel that adds a weight's gradient to its buffer can be used: built, and on a GPU."""
-    if device_type() == "cpu" or importlib.util.find_spec(_WEIGHT_GRADIENTS) is None:
+    """Whether apex's kernel that adds a weight's gradient to its buffer can be used."""
+    return _works_on_gpu("fused_weight_gradient_mlp_cuda")
+
+
+def _works_on_gpu(package: str, module: str | None = None) -> bool:
+    if device_type() == "cpu" or importlib.util.find_spec(package) is None:
         return False
     try:
-        importlib.import_module(_WEIGHT_GRADIENTS)
-    except (ImportError, RuntimeError, OSError):  # built for another torch
+        importlib.import_module(module or package)
+    except (ImportError, RuntimeError, OSError):  # Transformer Engine without cuDNN: RuntimeError
         return False
     return True
 
