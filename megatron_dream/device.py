@@ -395,7 +395,6 @@ def import_megatron() -> None:
     if on_cpu:
         _install_stand_ins()
     else:
-        # Its output layer asks for apex where gradients are to be fused, though that layer's product is
-        # the head's (model/head.py) and the others may be Transformer Engine's.
+        # Its output layer asks for apex, though that layer's product is the head's (model/head.py).
         sys.modules["megatron.core.tensor_parallel.layers"]._grad_accum_fusion_available = True  # type: ignore[attr-defined]
     sys.modules["megatron.core"]._dream_ready = True  # type: ignore[attr-defined]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -188,14 +189,17 @@ class _BlockPass:
     """One graph and the tensors that it reads."""
 
     def __init__(self, owner: BlockGraphs, rows: int, width: int, limit: int) -> None:
-        self._cache, self._model = owner.cache, owner._model
-        self._limit, device = limit, owner._device
+        self._cache, device = owner.cache, owner._device
         self.ids_BQ = torch.zeros((rows, width), dtype=torch.int64, device=device)
         self.positions_BQ = torch.zeros_like(self.ids_BQ)
         self.key_mask_BL = torch.zeros((rows, limit), dtype=torch.bool, device=device)
         self.columns_Q = torch.zeros(width, dtype=torch.int64, device=device)
         self._steps_Q = torch.arange(width, device=device)
-        self._graphed = Graphed(self._states, device, owner._pool, owner._is_required)
+        # Not a method: a cycle would keep the cache until Python collects garbage.
+        run = partial(_run, owner._model, owner.cache, limit, self.ids_BQ, self.key_mask_BL)
+        self._graphed = Graphed(
+            partial(run, self.positions_BQ, self.columns_Q), device, owner._pool, owner._is_required
+        )
 
     def __call__(
         self,
@@ -218,12 +222,20 @@ class _BlockPass:
             self.key_mask_BL[:rows, :real] = key_mask_RL
         return self._graphed()
 
-    def _states(self) -> torch.Tensor:
-        with self._cache.recorded(self.columns_Q, len(self.ids_BQ), self._limit):
-            states: torch.Tensor = self._model.sampler_states(
-                self.ids_BQ, self.key_mask_BL, self.positions_BQ, self._cache
-            )
-        return states
+
+def _run(
+    model: Any,
+    cache: StaticCache,
+    limit: int,
+    ids_BQ: torch.Tensor,
+    key_mask_BL: torch.Tensor,
+    positions_BQ: torch.Tensor,
+    columns_Q: torch.Tensor,
+) -> torch.Tensor:
+    """What a graph is of."""
+    with cache.recorded(columns_Q, len(ids_BQ), limit):
+        states: torch.Tensor = model.sampler_states(ids_BQ, key_mask_BL, positions_BQ, cache)
+    return states
 
 
 def rounded_rows(rows: int) -> int:

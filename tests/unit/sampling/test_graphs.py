@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import logging
+import weakref
 from typing import Any
 
 import pytest
@@ -102,6 +104,23 @@ def test_a_block_is_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     made.clear()
     generate([[BOS, 3]], cache="prefix", cuda_graphs="on")
     assert made == [(1, 16, 16), (1, 8, 16)]
+
+
+def test_memory_is_given_back_without_a_garbage_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of a large model is gigabytes, and training collects garbage when it suits all ranks."""
+    made: list[Any] = []
+    real = graphs.StaticCache
+    monkeypatch.setattr(
+        graphs,
+        "StaticCache",
+        lambda *sizes: (cache := real(*sizes), made.append(weakref.ref(cache)))[0],
+    )
+    gc.disable()
+    try:
+        generate(cache="dual", cuda_graphs="on")
+    finally:
+        gc.enable()
+    assert len(made) == 1 and made[0]() is None
 
 
 def test_auto_on_a_cpu_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
