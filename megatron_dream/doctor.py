@@ -36,7 +36,7 @@ names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())
 cudnn = torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None
 print(json.dumps([torch.__version__, torch.version.cuda, names, cudnn]))
 """
-_NO_TORCH = (None, None, [], None)
+_NO_TORCH: tuple[None, None, list[str], None] = (None, None, [], None)
 _TE_PROBE = "import transformer_engine.pytorch as t, transformer_engine as e; print(e.__version__)"
 _MPI_PROBE = "import mpi4py.MPI as m; print(m.Get_library_version().splitlines()[0])"
 _APEX_PROBE = """

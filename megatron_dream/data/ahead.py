@@ -15,7 +15,7 @@ import torch
 from .. import device as devices
 from ..errors import UserError
 
-_END = object()
+_END: Any = object()
 
 
 class CopiedAhead(Iterator[Any]):
