@@ -609,6 +609,7 @@ def _fill_serve(parser: _Parser) -> None:
     # SUPPRESS: defaults stay in serving/command.py and serving/limits.py
     parser.argument_default = argparse.SUPPRESS
     parser.add_argument("model", metavar="MODEL", type=Path, help="exported folder or checkpoint")
+    sampling_flags.add_weights_flag(parser)
     parser.add_argument("--port", type=int, metavar="N", help="8000; 0: any free one")
     parser.add_argument("--host", metavar="H", help="address to listen at (127.0.0.1)")
     parser.add_argument("--key-file", type=Path, metavar="FILE", help="the key clients must send")

@@ -230,6 +230,11 @@ class TrainingConfig:
     eval_interval: int = 0  # steps; 0: never
     eval_samples: int = 64
     deterministic: bool = False
+    compile: Literal["auto", "on", "off"] = "auto"  # parts of the local layers; auto: on a GPU
+    gradient_accumulation_fusion: Literal["auto", "on", "off"] = (
+        "auto"  # by apex; auto: where built
+    )
+    fused_cross_entropy: bool = False  # the head's softmax by Liger's kernel; needs a GPU, TP 1
     round_widths_to: int = 0  # tokens; widths that vary become multiples of it; 0: no rounding
     round_head_rows_to: int = 0  # rows; the head runs on a multiple of it; 0: on the masked rows
     cuda_graphs: bool = False  # of the layers; needs a GPU and one width

@@ -12,6 +12,7 @@ from typing import Any
 
 from megatron_dream.config.convert import nearest
 from megatron_dream.config.gpu_options import gpu_faults
+from megatron_dream.config.kernel_options import kernel_faults
 from megatron_dream.config.memory_options import memory_faults
 from megatron_dream.config.ranges import RANGES
 from megatron_dream.config.schema import (
@@ -107,6 +108,7 @@ def _field_faults(config: RunConfig, stage: str) -> Iterator[str]:
     yield from _diffusion_faults(config)
     yield from memory_faults(config)
     yield from gpu_faults(config, stage)
+    yield from kernel_faults(config)
 
 
 def _stage_faults(config: RunConfig, stage: str) -> Iterator[str]:

@@ -33,6 +33,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import UserError
+from .ahead import CopiedAhead
 from .batch import BatchLayout, broadcast, to_batch
 from .packing import Packing
 from .signals import ignore_run_signals, signals_held
@@ -303,6 +304,8 @@ class MicroBatchIterator:
         self.num_left = 0
         atexit.unregister(self._at_exit)
         buffers, self._buffers = self._buffers, None
+        if isinstance(buffers, CopiedAhead):
+            buffers = buffers.source
         if buffers is not None and hasattr(buffers, "close"):  # of DALI, or a generator
             buffers.close()
             return
@@ -333,7 +336,8 @@ def _read(
         return DaliFeed(
             dataset, count, device, num_workers=num_workers, prefetch_factor=_PREFETCH_FACTOR
         )
-    if num_workers == 0:
+    on_gpu = device.type == "cuda"
+    if num_workers == 0:  # not ahead: reading would hold up the step
         return (dataset[number] for number in range(count))
     torch_loader = DataLoader(
         dataset,
@@ -343,8 +347,9 @@ def _read(
         prefetch_factor=_PREFETCH_FACTOR,
         persistent_workers=True,
         multiprocessing_context="fork",  # megatron-core's import takes seconds
-        pin_memory=device.type == "cuda",
+        pin_memory=on_gpu,
         worker_init_fn=_start_worker,
     )
     with signals_held():
-        return iter(torch_loader)
+        buffers = iter(torch_loader)
+    return CopiedAhead(buffers, device) if on_gpu else buffers

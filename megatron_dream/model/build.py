@@ -58,6 +58,27 @@ def _graph_fields(training: TrainingConfig) -> dict[str, Any]:
     return {"cuda_graph_impl": "local"} if training.cuda_graphs and on_gpu else {}
 
 
+def compiles_parts(training: TrainingConfig, spec: str) -> bool:
+    """Whether the local layers' parts are compiled; ``auto``: on a GPU, where equal bits are not asked for.
+
+    A compiler picks a kernel by timing it, which need not end alike in two runs.
+    """
+    if spec != "local" or training.compile == "off":
+        return False
+    is_wanted = device.device_type() == "cuda" and not training.deterministic
+    return training.compile == "on" or (is_wanted and device.can_compile())
+
+
+def fuses_weight_gradients(training: TrainingConfig, spec: str) -> bool:
+    """Whether weight gradients are added to the gradient buffer inside their product.
+
+    Transformer Engine's products do it themselves; the local layers' by apex's kernel.
+    """
+    choice = training.gradient_accumulation_fusion
+    can = spec == "transformer_engine" or device.has_fused_weight_gradients()
+    return choice == "on" or (choice == "auto" and can)
+
+
 def _leave_as_it_is(weight: torch.Tensor) -> torch.Tensor:
     return weight
 
@@ -86,7 +107,7 @@ def transformer_config(
     dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
     on_gpu = device.device_type() == "cuda"
     interleaved = (parallel.virtual_pipeline_model_parallel_size or 1) > 1
-    return TransformerConfig(
+    config = TransformerConfig(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
         num_attention_heads=model.num_attention_heads,
@@ -129,7 +150,7 @@ def transformer_config(
         bias_activation_fusion=on_gpu and spec != "local",
         bias_dropout_fusion=False,
         apply_rope_fusion=spec == "transformer_engine",
-        gradient_accumulation_fusion=False,
+        gradient_accumulation_fusion=fuses_weight_gradients(training, spec),
         deterministic_mode=training.deterministic,
         variable_seq_lengths=variable_lengths,
         # Asked for by variable lengths, without any experts to dispatch to.
@@ -142,10 +163,18 @@ def transformer_config(
         **_graph_fields(training),
         **_recompute_fields(training),
     )
+    config.compiles_parts = compiles_parts(training, spec)  # read by the local layers (composed.py)
+    return config
 
 
 def _build_chunk(
-    config: Any, model: ModelConfig, objective: Objective, ranks: Ranks, spec: str, vp_stage: int
+    config: Any,
+    model: ModelConfig,
+    training: TrainingConfig,
+    objective: Objective,
+    ranks: Ranks,
+    spec: str,
+    vp_stage: int,
 ) -> Any:
     from megatron.core import parallel_state
 
@@ -165,6 +194,7 @@ def _build_chunk(
     chunk.real_vocab_size = model.vocab_size
     chunk.head_chunk_rows = model.head_chunk_rows
     chunk.layer_spec = spec
+    chunk.has_fused_head = training.fused_cross_entropy
     return chunk
 
 
@@ -199,6 +229,8 @@ def build_model(
     for vp_stage in range(ranks.vp_size):
         chunk = _build_chunk(config, model, objective, ranks, spec, vp_stage)
         chunk.head_row_multiple = training.round_head_rows_to
+
+        chunk = _build_chunk(config, model, training, objective, ranks, spec, vp_stage)
         if draws_weights:
             initialize_weights(
                 chunk,

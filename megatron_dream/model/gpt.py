@@ -40,6 +40,7 @@ def dream_model_class() -> Any:
             head_chunk_rows: rows of logits alive at once.
             head_row_multiple: rows of weight 0 are added up to a multiple of it; 0: none.
             layer_spec: name of its layers.
+            has_fused_head: the head's cross-entropy is Liger's (fused_softmax.py).
             returns_states: see above.
             temperature: that logits are divided by before the loss.
             row_loss_of: makes the loss of the rows whose indices [N] into [B x S] it is given
@@ -50,6 +51,7 @@ def dream_model_class() -> Any:
         head_chunk_rows: int
         layer_spec: str
         head_row_multiple = 0
+        has_fused_head = False
         returns_states = False
         temperature = 1.0
         row_loss_of: Callable[[Tensor], RowLoss] | None = None
@@ -106,6 +108,7 @@ def dream_model_class() -> Any:
                 group=tp_group if tp_group.size() > 1 else None,
                 has_other_use=self.share_embeddings_and_output_weights and self.pre_process,
                 temperature=self.temperature,
+                is_fused=self.has_fused_head,
                 row_loss=None if self.row_loss_of is None else self.row_loss_of(rows_BS),
             )
             return HeadOutput(loss_sum, cross_entropy[:count], is_correct[:count], rows_BS[:count])

@@ -26,6 +26,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..sampling.kernels import linear
+from .fused_softmax import fused_statistics
 
 IGNORED_LABEL = -100
 
@@ -101,6 +102,7 @@ class _MaskedCrossEntropy(torch.autograd.Function):
         row_loss: RowLoss | None,
         temperature: float,
         is_training: bool,
+        is_fused: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         num_rows, weight_VH = hidden_NH.shape[0], table_VH[:num_columns]
         # Asked for outside: autograd does not tell in here whether it is on.
@@ -123,7 +125,11 @@ class _MaskedCrossEntropy(torch.autograd.Function):
             logits_CV = linear(hidden_CH, weight_VH).float()
             if temperature != 1.0:
                 logits_CV.div_(temperature)
-            statistics = _softmax_statistics(logits_CV, local_labels_N[rows], group)
+            if is_fused:
+                found = fused_statistics(logits_CV, local_labels_N[rows], needs_gradient)
+                statistics = _ChunkStatistics(*found, torch.ones_like(found[0]))
+            else:
+                statistics = _softmax_statistics(logits_CV, local_labels_N[rows], group)
             cross_entropy_N[rows] = statistics.cross_entropy_C
             is_correct_N[rows] = statistics.is_correct_C
             weight_C = row_weight_N[rows]
@@ -171,7 +177,7 @@ class _MaskedCrossEntropy(torch.autograd.Function):
             grad_table = _give_table_gradient(
                 ctx.table, grad_weight_VH, upstream, ctx.has_other_use
             )
-        return grad_hidden, grad_table, *(None,) * 10
+        return grad_hidden, grad_table, *(None,) * 11
 
 
 def _give_table_gradient(
@@ -207,6 +213,7 @@ def masked_cross_entropy(
     has_other_use: bool = False,
     row_loss: RowLoss | None = None,
     temperature: float = 1.0,
+    is_fused: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Weighted sum of cross-entropies of N rows, without ever holding N x V logits.
 
@@ -224,10 +231,18 @@ def masked_cross_entropy(
         has_other_use: the table is this stage's embedding too and gets a gradient from there.
         temperature: that logits are divided by.
         row_loss: what is summed in place of the cross-entropies; None: they themselves.
+        is_fused: softmax and cross-entropy by Liger's kernel (fused_softmax.py); the table is whole then.
 
     Returns:
         (loss sum [] with gradient, cross-entropy [N], is_correct [N]).
+
+    Raises:
+        ValueError: is_fused with a tensor-parallel group.
     """
+    if is_fused and group is not None:
+        raise ValueError(
+            "Liger's kernel sees one rank's columns only: give is_fused without a group."
+        )
     num_columns = max(0, min(weight_VH.shape[0], vocab_size - first_column))
     return _MaskedCrossEntropy.apply(
         hidden_NH,
@@ -242,4 +257,5 @@ def masked_cross_entropy(
         row_loss,
         temperature,
         torch.is_grad_enabled(),
+        is_fused,
     )
