@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from megatron_dream.config.convert import nearest
+from megatron_dream.config.gpu_options import gpu_faults
 from megatron_dream.config.memory_options import memory_faults
 from megatron_dream.config.schema import (
     ALERT_KINDS,
@@ -125,6 +126,12 @@ RANGES = MappingProxyType(
         "training.recompute_num_layers": POSITIVE,
         "training.eval_interval": NOT_NEGATIVE,
         "training.eval_samples": POSITIVE,
+        "training.round_widths_to": NOT_NEGATIVE,
+        "training.round_head_rows_to": NOT_NEGATIVE,
+        "fp8.margin": NOT_NEGATIVE,
+        "fp8.amax_history": POSITIVE,
+        "fp8.first_layers_bf16": NOT_NEGATIVE,
+        "fp8.last_layers_bf16": NOT_NEGATIVE,
         "checkpoint.save_interval": NOT_NEGATIVE,
         "checkpoint.keep_last": POSITIVE,
         "checkpoint.keep_every": NOT_NEGATIVE,
@@ -217,6 +224,7 @@ def _faults(config: RunConfig, stage: str) -> Iterator[str]:
         yield from _data_faults(config)
     yield from _diffusion_faults(config)
     yield from memory_faults(config)
+    yield from gpu_faults(config, stage)
     yield from _alert_faults(config.alerts)
     if stage == "sft":
         yield from _sft_faults(config)
