@@ -33,7 +33,8 @@ def machine_lines(machine: dict[str, Any]) -> Iterator[str]:
 def _head(report: dict[str, Any]) -> Iterator[str]:
     yield (
         f"Made by `make gpu-bench` on {report['machine']['date']}, {report['gpus']} x "
-        f"{report['device']['name']}, commit {report['commit']}. {report['minutes']:.0f} minutes in all calls together."
+        f"{report['device']['name']}, commit {report['commit']}; the cases took "
+        f"{report['minutes']:.0f} minutes."
     )
     yield ""
     yield from (f"- {note}" for note in report["notes"])
