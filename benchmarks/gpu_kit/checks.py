@@ -204,8 +204,8 @@ def noise_checks(
             seconds=seconds,
         )
         why = (
-            f"losses of {steps} steps, means of {WINDOW}: the largest difference from {reference} of the same "
-            f"seed, in units of the range between three {reference} seeds"
+            f"losses of {steps} steps, means of {WINDOW}: the largest difference from {reference} of "
+            f"the same seed, in units of the range between three {reference} seeds"
         )
         judge = partial(_noise_of, case.name, seeds.name)
         found.append(Check(f"{name} against {reference}", why, (seeds, case), judge))
