@@ -161,13 +161,17 @@ def layout_checks(
 ) -> list[Check]:
     """Each layout against one process: L is one sum over the global batch, whoever holds its parts."""
     steps = 5
-    one = Case(f"layout-{kind}-one", "check_jobs:losses", {"fields": fields, "steps": steps})
+    one = Case(
+        f"layout-{kind}-one".replace(" ", "-"),
+        "check_jobs:losses",
+        {"fields": fields, "steps": steps},
+    )
     found = []
     for name, (processes, changes) in layouts(count).items():
         if names is not None and name not in names:
             continue
         case = Case(
-            f"layout-{kind}-{name.replace(' ', '-')}",
+            f"layout-{kind}-{name}".replace(" ", "-"),
             "check_jobs:losses",
             {"fields": {**fields, **changes}, "steps": steps},
             processes,
@@ -198,7 +202,7 @@ def noise_checks(
     found = []
     for name, changes in lows.items():
         case = Case(
-            f"noise-{name}",
+            f"noise-{name}".replace(", ", "-").replace(" ", "-"),
             "check_jobs:losses",
             {"fields": {**base, **changes}, "steps": steps},
             seconds=seconds,

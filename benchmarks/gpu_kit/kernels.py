@@ -38,16 +38,14 @@ _RULES = tuple(
     for part, pattern in (
         ("communication", r"nccl|nvshmem|userbuffers|multimem|cross_device_reduce|c10d::|gloo:"),
         ("data", r"memcpy (htod|dtoh)|memcpy.*(host|pinned)"),
-        # Before attention: "flash" also names none of these.
+        # First: casts are in pieces of many tensors, too, and can name the product they are for.
+        ("casts", r"amax|quantiz|cast_transpose|cast_mxfp8|mxfp8|swizzle|block_scaling|fp8.*transpose|"
+                  r"transpose.*fp8|cast.*fp8|compute_scale|update_scale"),
         ("optimizer", r"multi_tensor|adam|l2norm|fused_optimizer|FusedOptimizer"),
         (
             "attention",
-            r"flash|fmha|sdpa|scaled_dot_product|mha_|softmax_warp|"
-            r"(?<!non)attention(?!.*rope)|flex_",
+            r"flash|fmha|sdpa|scaled_dot_product|mha_|softmax_warp|attention|flex_|thd_(lse|out|grad)",
         ),
-        # Before products: an FP8 cast can name the product that it is for.
-        ("casts", r"amax|quantiz|cast_transpose|cast_mxfp8|mxfp8|swizzle|block_scaling|fp8.*transpose|"
-                  r"transpose.*fp8|cast.*fp8|compute_scale|update_scale"),
         # A Triton template is a product, a fused reduction after one (_red_, _per_, _poi_) is not.
         ("elementwise", r"^triton_(poi|red|per)_"),
         (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +10,7 @@ from torch.profiler import record_function
 
 from megatron_dream import parallel
 from megatron_dream.config.layout import resolve_layout
-from megatron_dream.config.load import load_config
+from megatron_dream.config.load import from_fields
 from megatron_dream.config.presets import resolve_model
 from megatron_dream.config.schema import RunConfig
 
@@ -24,8 +23,7 @@ def config_of(fields: dict[str, Any]) -> RunConfig:
     Raises:
         ConfigError: a field is unknown or ill-typed.
     """
-    texts = [(name, v if isinstance(v, str) else json.dumps(v)) for name, v in fields.items()]
-    config: RunConfig = load_config(None, texts)
+    config = from_fields(fields)
     config.model = resolve_model(config.model)
     return config
 
