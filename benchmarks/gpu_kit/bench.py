@@ -11,12 +11,16 @@ spec. Exit code: 0, or 1 where a case failed, was refused or timed out.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from megatron_dream.errors import UserError
 from megatron_dream.files import atomic_write, write_json
+from megatron_dream.planning.calibrate_command import as_json, calibration_lines
+from megatron_dream.planning.calibration import calibrate_report
 from megatron_dream.planning.hardware import Gpu
 from megatron_dream.training.provenance import source_commit
 
@@ -70,6 +74,24 @@ def make_report(
     }
 
 
+def add_plan(report: dict[str, Any]) -> None:
+    """What ``megatron-dream plan`` says of the same runs, before and after it is corrected by them."""
+    try:
+        # Through JSON: the same numbers as a reader of the file has.
+        found = calibrate_report(json.loads(json.dumps(report)), "this report")
+    except UserError as error:
+        report["plan"] = {"lines": [f"Not compared: {error}"]}
+        return
+    report["plan"] = {"lines": list(calibration_lines(found)), **as_json(found)}
+
+
+def write(report: dict[str, Any], output: Path) -> None:
+    """Both files."""
+    write_json(output.with_suffix(".json"), report)
+    with atomic_write(output.with_suffix(".md")) as stream:
+        stream.write(page(report))
+
+
 def main() -> int:
     """Run what is missing and write the report after each case."""
     options = _options()
@@ -94,10 +116,10 @@ def main() -> int:
     results: dict[str, dict[str, Any]] = {}
     for case in cases:
         results[case.name] = runner.run(case)
-        report = make_report(plan, results, facts, count)
-        write_json(output.with_suffix(".json"), report)
-        with atomic_write(output.with_suffix(".md")) as stream:
-            stream.write(page(report))
+        write(make_report(plan, results, facts, count), output)
+    report = make_report(plan, results, facts, count)
+    add_plan(report)
+    write(report, output)
     print(f"{output.with_suffix('.md')}: {len(results)} cases", flush=True)
     return int(any(found["status"] in BAD for found in results.values()))
 

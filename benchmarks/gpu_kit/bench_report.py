@@ -19,6 +19,8 @@ def page(report: dict[str, Any]) -> str:
     lines += ["## Training", "", *_training(report["rows"]), "", *_aims(report), ""]
     lines += ["## Where a step goes", "", *_breakdowns(report["rows"]), ""]
     lines += ["## Sampler", "", *_sampler(report["sampler"]), ""]
+    if "plan" in report:
+        lines += ["## The plan against these runs", "", *report["plan"]["lines"], ""]
     return "\n".join(lines)
 
 

@@ -144,6 +144,8 @@ def gpu_cases(facts: dict[str, Any], count: int, seconds: float, recipes: tuple[
                 kinds = ("none", *recipes[:1]) if has_fp8 else ("none",)
                 cases += _size_cases(name, shape, length, kinds, count, gpu, seconds)
     cases += _sampler_cases(gpu)
+    if count > 1:
+        cases += _tensor_parallel_cases(count, gpu, seconds)
     if has_fp8:
         for recipe in recipes[1:]:
             name, shape, _ = size_fields("7B", 4096, count, gpu)
@@ -186,6 +188,18 @@ def _size_cases(
             Case(f"plain-{name}-{length}-bf16", "train_job:plain", arguments, count, 600, smaller)
         )
     return found
+
+
+def _tensor_parallel_cases(count: int, gpu: Gpu, seconds: float) -> list[Case]:
+    """The 7B again on TP 2 with sequence parallelism: more memory for micro-batches, more to say."""
+    name, shape, _ = size_fields("7B", 4096, count, gpu)
+    split = {"parallel.tensor_model_parallel_size": 2, "parallel.sequence_parallel": True}
+    return [
+        dataclasses.replace(case, name=case.name.replace("train-7B", "train-7B-TP2"))
+        for case in _size_cases(
+            name, {**shape, **split}, 4096, ("none",), count, gpu, seconds, has_plain=False
+        )
+    ]
 
 
 def _sampler_cases(gpu: Gpu) -> list[Case]:

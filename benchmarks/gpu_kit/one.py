@@ -34,9 +34,13 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
         return {"status": REFUSED, "detail": str(error)}
     except Exception as error:
         if is_out_of_memory(error):
-            return {"status": OUT_OF_MEMORY, "detail": str(error).splitlines()[0][:300]}
+            return {"status": OUT_OF_MEMORY, "detail": _first_line(error)}
         return {"status": FAILED, "detail": "".join(traceback.format_exception(error)[-6:])[-2000:]}
     return {"status": OK, **found}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0][:300]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -65,7 +65,8 @@ class Runner:
         folder: of results; made if need be.
         commit: of the tree; other trees' results are not taken.
         budget_seconds: for all cases together; 0: no bound.
-        here: run in this process; no protection from a case that breaks it, and no start of processes.
+        here: run cases of one process in this one: nothing starts, nothing protects from a case that
+            breaks it.
         say: for a person.
     """
 
@@ -133,7 +134,7 @@ class Runner:
         return {**found, "tried": tried}
 
     def _once(self, case: Case, spec: dict[str, Any], seconds: float) -> dict[str, Any]:
-        if self.here:
+        if self.here and case.processes == 1:
             # Through JSON as between processes, so that both ways give the same.
             found: dict[str, Any] = json.loads(json.dumps(one.run(json.loads(json.dumps(spec)))))
             return found

@@ -70,12 +70,15 @@ def calibration_lines(found: Calibration) -> Iterator[str]:
             _summary(found.rows, part, when) for when in ("before", "after", "left_out")
         )
         yield f"- {words}, median and largest error without sign: {told}."
-    own = found.gpu.reached
+    gpu, own = found.gpu, found.gpu.reached
+    products = {"fp32": gpu.peak_fp32_tflops, "bf16": gpu.peak_bf16_tflops * gpu.matmul_share_bf16}
+    products["fp8"] = gpu.peak_fp8_tflops * gpu.matmul_share_fp8
+    told = ", ".join(f"{kind} {value:.3g}" for kind, value in products.items() if value)
     yield (
-        f"- Fitted: a layer's product reaches {own.matmul:.0%} of the best one and costs "
-        f"{own.fixed_seconds * 1e6:.0f} us beside; {own.activations:.2f} times the counted activations live, "
-        f"{own.workspace_gib:.2f} GiB are always held. Measured: attention {own.attention_forward:.0%} and "
-        f"{own.attention_backward:.0%}, memory {own.memory:.0%} of the sheet's."
+        f"- Now: a layer's product runs at {told} TFLOP/s and costs {own.fixed_seconds * 1e6:.0f} us beside; "
+        f"attention {own.attention_forward:.0%} and {own.attention_backward:.0%} of the peak, elementwise "
+        f"{own.memory:.0%} of the memory's bandwidth; {own.activations:.2f} times the counted activations "
+        f"live, {own.workspace_gib:.2f} GiB are always held."
     )
 
 

@@ -1,9 +1,8 @@
 """The planner's shares on one machine, from what ``make gpu-bench`` measured there.
 
-Rates of the device by itself (products, attention, memory) are taken as measured. Two numbers of a step and
-two of memory are fitted, as in tests/acceptance/plan_published.py: what a layer's product reaches of the best
-one and what each product costs beside; how much lives between the passes and what is always held. Errors are
-told before and after, and, since a fit is no prediction, of each row by the fit to the others.
+Rates of the device by itself (products, attention, sums between devices) are taken as measured; ``fit``
+says what is fitted to the runs. Errors are told before and after, and, since a fit is no prediction, of each
+run by the fit to the others.
 """
 
 from __future__ import annotations
@@ -28,8 +27,12 @@ from .memory import worst_stage
 from .step_time import step_seconds
 
 KIND, VERSION = "gpu-bench", 1
-_SLOWEST, _LONGEST = 0.02, 0.02  # of the fit: least share of a product, most seconds beside it
-_MOST_KEPT, _MOST_HELD = 8.0, 16.0  # times what is counted; GiB
+# Bounds of the fit: shares of peaks; seconds beside a product; times what is counted; GiB.
+_LEAST_SHARE = 0.01
+_SHORTEST, _LONGEST = 1e-7, 0.02
+_LEAST_KEPT, _MOST_KEPT = 0.05, 8.0
+_LEAST_HELD, _MOST_HELD = 1e-3, 16.0
+_KEPT = 0.02  # of the start: two hundredths of an error for a factor of e
 _LEAVE_OUT = 4  # rows from which on each is predicted by the others
 
 
@@ -131,50 +134,76 @@ def measured_shares(rates: dict[str, Any], gpu: Gpu) -> Gpu:
 
 
 def fit(runs: Sequence[Measured], gpu: Gpu) -> Gpu:
-    """``gpu`` with the two numbers of a step and the two of memory that suit these runs best."""
-    start = gpu.reached
+    """``gpu`` with the numbers of a step and of memory that suit these runs best.
 
-    def timed(values: Sequence[float]) -> Efficiency:
-        return dataclasses.replace(start, matmul=values[0], fixed_seconds=values[1])
+    Of a step: for each precision among the runs what a layer's product reaches of the best one, what each
+    product costs beside, and the share of the memory's bandwidth. Of memory: how much of what is counted
+    between the passes lives, and what is always held.
+    """
+    kinds = sorted({run.job.precision for run in runs})
+    start = gpu.reached
+    first = [start.matmul] * len(kinds) + [start.fixed_seconds, start.memory]
+
+    def timed(values: Sequence[float]) -> Gpu:
+        changed = with_products(gpu, dict(zip(kinds, values, strict=False)))
+        reached = dataclasses.replace(
+            changed.reached, fixed_seconds=values[-2], memory=min(1.0, values[-1])
+        )
+        return dataclasses.replace(changed, reached=reached)
+
+    def steps(values: Sequence[float]) -> list[float]:
+        now = timed(values)
+        return [math.log(run.step(now, now.reached) / run.step_seconds) for run in runs]
 
     def held(values: Sequence[float]) -> Efficiency:
         return dataclasses.replace(start, activations=values[0], workspace_gib=values[1])
 
-    steps = _least(
-        lambda values: [math.log(run.step(gpu, timed(values)) / run.step_seconds) for run in runs],
-        [min(start.matmul, 0.9), start.fixed_seconds],
-        ([_SLOWEST, 0.0], [1.0, _LONGEST]),
-    )
+    low = [_LEAST_SHARE] * len(kinds) + [_SHORTEST, _LEAST_SHARE]
+    high = [1.0] * len(kinds) + [_LONGEST, 1.0]
+    found = timed(_least(steps, first, low, high))
     memory = _least(
-        lambda values: [run.memory(held(values)) / run.allocated - 1 for run in runs],
+        lambda values: [math.log(run.memory(held(values)) / run.allocated) for run in runs],
         [start.activations, start.workspace_gib],
-        ([0.0, 0.0], [_MOST_KEPT, _MOST_HELD]),
+        [_LEAST_KEPT, _LEAST_HELD],
+        [_MOST_KEPT, _MOST_HELD],
     )
-    own = dataclasses.replace(timed(steps), activations=memory[0], workspace_gib=memory[1])
-    return dataclasses.replace(gpu, reached=own)
+    own = dataclasses.replace(found.reached, activations=memory[0], workspace_gib=memory[1])
+    return dataclasses.replace(found, reached=own)
+
+
+def with_products(gpu: Gpu, reached: dict[str, float]) -> Gpu:
+    """``gpu`` whose best product in each precision is what a layer's product reaches.
+
+    ``Efficiency.matmul`` is one number for all precisions; so it goes into theirs, and is 1 afterwards.
+    """
+    share = {kind: reached.get(kind, gpu.reached.matmul) for kind in ("fp32", "bf16", "fp8")}
+    return dataclasses.replace(
+        gpu,
+        matmul_share_bf16=gpu.matmul_share_bf16 * share["bf16"],
+        matmul_share_fp8=gpu.matmul_share_fp8 * share["fp8"],
+        peak_fp32_tflops=gpu.matmul_flops("fp32") / 1e12 * share["fp32"],
+        reached=dataclasses.replace(gpu.reached, matmul=1.0),
+    )
 
 
 def _least(
     residuals: Callable[[Sequence[float]], list[float]],
     start: list[float],
-    bounds: tuple[list[float], list[float]],
+    low: list[float],
+    high: list[float],
 ) -> list[float]:
-    """Values between bounds with the least sum of squares; where one run has two, the nearest to the start.
+    """Positive values between bounds with the least sum of squares, found by their logarithms.
 
-    A little weight on the start, a hundredth of an error of 100%, keeps what the runs do not tell apart
-    where it was.
+    A little weight on the start keeps what the runs do not tell apart where it was.
     """
-    scale = np.array([1.0, max(start[1], 1e-6)])
-    first = np.array(start) / scale
+    first = np.log(np.clip(start, low, high))
 
-    def whole(values: np.ndarray) -> np.ndarray:
-        kept = 0.01 * (values - first)
-        return np.concatenate([residuals(list(values * scale)), kept])
+    def whole(logs: np.ndarray) -> np.ndarray:
+        return np.concatenate([residuals([float(v) for v in np.exp(logs)]), _KEPT * (logs - first)])
 
-    low, high = (np.array(bound) / scale for bound in bounds)
-    inside = np.clip(first, low + 1e-9, high - 1e-9)
-    found = least_squares(whole, inside, bounds=(low, high))
-    return [float(value) for value in found.x * scale]
+    bounds = (np.log(low) - 1e-9, np.log(high) + 1e-9)
+    found = least_squares(whole, first, bounds=bounds, x_scale=1.0)
+    return [float(value) for value in np.clip(np.exp(found.x), low, high)]
 
 
 def _errors(run: Measured, sheet: Gpu, fitted: Gpu, left_out: Gpu | None) -> RowErrors:
