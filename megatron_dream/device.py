@@ -145,6 +145,17 @@ def nccl_version() -> str | None:
     return ".".join(map(str, torch.cuda.nccl.version()))
 
 
+def compute_capability() -> tuple[int, int] | None:
+    """Of this process's GPU: (8, 9) Ada, (9, 0) Hopper, (10, 0) Blackwell; None on a CPU."""
+    return torch.cuda.get_device_capability() if device_type() == "cuda" else None
+
+
+def cuda_version() -> tuple[int, int]:
+    """That torch was built with; (0, 0) without."""
+    major, minor = (torch.version.cuda or "0.0").split(".")[:2]
+    return int(major), int(minor)
+
+
 def has_transformer_engine() -> bool:
     """Whether Transformer Engine can be used: importable, and on a GPU."""
     if device_type() == "cpu" or importlib.util.find_spec("transformer_engine") is None:

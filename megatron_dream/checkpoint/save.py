@@ -22,6 +22,7 @@ from ..files import atomic_write, fsync_folder, write_json
 from ..parallel import Ranks, barrier
 from .agreement import Done, ForkedWork, Outcome, ThreadWork, Waiting, attempt, first_fault
 from .core_save import PlannedSave
+from .fp8_state import saved_history
 from .metadata import FILE_NAME, LATEST, CheckpointMetadata, describe_file, list_files
 from .room import Kept, free_bytes, make_room, remove_old, remove_unfinished
 from .state import model_state, optimizer_state, sharding_options
@@ -222,6 +223,8 @@ class CheckpointWriter:
             state["optimizer"] = optimizer_state(optimizer, state, options)
         if scheduler is not None:
             state["scheduler"] = scheduler.state_dict()
+        if optimizer is not None and (history := saved_history(chunks, self.ranks)):
+            state["fp8"] = history
         return state
 
     def _publish(self, pending: _Pending, described: dict[str, dict[str, Any]]) -> int:

@@ -15,8 +15,11 @@ def has_one_width(config: RunConfig, stage: str) -> bool:
     """Whether every micro-batch of a run has the same width, so that shapes repeat.
 
     Rows of pretraining are ``data.sequence_length`` wide. Those of sft and rl are as wide as the longest of
-    a micro-batch, unless ``sft.width`` is max or widths are rounded to one bucket.
+    a micro-batch, unless ``sft.width`` is max or widths are rounded to one bucket. Under context
+    parallelism documents are padded to what CP can cut, so that their number decides the width.
     """
+    if config.parallel.context_parallel_size > 1 and not has_whole_rows(config, stage):
+        return False
     if stage == "pretrain" or config.training.round_widths_to >= config.data.sequence_length:
         return True
     return stage == "sft" and config.sft.width == "max"
@@ -32,6 +35,8 @@ def gpu_faults(config: RunConfig, stage: str) -> Iterator[str]:
     yield from _fp8_faults(config)
     yield from _overlap_faults(config, stage)
     yield from _graph_faults(config, stage)
+    if stage == "rl" and config.fp8.recipe != "none":
+        yield "fp8.recipe is of Transformer Engine's layers, and rl trains local ones; set it to none"
     longest, unit = config.data.sequence_length, config.training.round_widths_to
     if unit > 1 and longest % unit:
         yield (
@@ -95,6 +100,11 @@ def _overlap_faults(config: RunConfig, stage: str) -> Iterator[str]:
         yield (
             "parallel.tp_comm_overlap is of Transformer Engine's layers, and model.layer_spec is local; "
             "turn it off or set the latter to transformer_engine"
+        )
+    if config.fp8.recipe == "blockwise":
+        yield (
+            "parallel.tp_comm_overlap: Transformer Engine's buffers do not take blocks, and fp8.recipe is "
+            "blockwise; turn it off or set the recipe to current"
         )
     if not has_one_width(config, stage):
         yield f"parallel.tp_comm_overlap has one buffer for one width, and {_VARYING}"

@@ -34,6 +34,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import UserError
 from .batch import BatchLayout, broadcast, to_batch
+from .packing import Packing
 from .signals import ignore_run_signals, signals_held
 from .stream import Stream
 
@@ -197,6 +198,7 @@ class MicroBatchIterator:
         skip_ranges: ranges [start, stop) of ordinals that are left out.
         loader: ``"torch"`` or ``"dali"`` (dali_feed.py); the batches are the same.
         width_unit: what a micro-batch's width must be a multiple of, where rows differ in length.
+        packing: a micro-batch's rows become one sequence (packing.py); None: they stay rows.
 
     Raises:
         MissingDependencyError: DALI is asked for and not installed.
@@ -224,6 +226,7 @@ class MicroBatchIterator:
         skip_ranges: SkipRanges = (),
         loader: LoaderName = "torch",
         width_unit: int = 1,
+        packing: Packing | None = None,
     ) -> None:
         if loader == "dali":  # absent, it is missed on ranks that do not read too
             from .dali_feed import import_dali
@@ -240,7 +243,7 @@ class MicroBatchIterator:
         self.is_reader = tp_rank == 0
         self._tp_group, self._tp_source_rank = tp_group, tp_source_rank
         self._cp_rank, self._cp_size = cp_rank, cp_size
-        self._has_whole_rows = stream.has_whole_rows
+        self._has_whole_rows, self._packing = stream.has_whole_rows, packing
         skip = merge_ranges(skip_ranges)
         stop = min(len(stream), len(stream) if stop_ordinal is None else stop_ordinal)
         steps = (_samples_before(stop, skip) - consumed) // (
@@ -292,6 +295,7 @@ class MicroBatchIterator:
             cp_rank=self._cp_rank,
             cp_size=self._cp_size,
             has_whole_rows=self._has_whole_rows,
+            packing=self._packing,
         )
 
     def close(self) -> None:

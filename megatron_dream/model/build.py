@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .. import device
-from ..config.schema import ModelConfig, Objective, ParallelConfig, TrainingConfig
+from ..config.schema import Fp8Config, ModelConfig, Objective, ParallelConfig, TrainingConfig
 from ..parallel import Ranks
 from .gpt import dream_model_class
 from .initialize import initialize_weights
@@ -32,6 +32,30 @@ def _recompute_fields(training: TrainingConfig) -> dict[str, Any]:
     }
 
 
+def _fp8_fields(fp8: Fp8Config) -> dict[str, Any]:
+    """megatron-core's words for the recipe; what FP8 leaves in bf16 stays so by its defaults."""
+    if fp8.recipe == "none":
+        return {}
+    by_block = fp8.recipe in ("blockwise", "mxfp8")
+    return {
+        "fp8": fp8.format or ("e4m3" if by_block else "hybrid"),
+        "fp8_recipe": {"current": "tensorwise"}.get(fp8.recipe, fp8.recipe),
+        "fp8_margin": fp8.margin,
+        "fp8_amax_history_len": fp8.amax_history,
+        "fp8_amax_compute_algo": fp8.amax_compute,
+        # megatron-core asserts that it is off under delayed, and counts layers of the whole model.
+        "first_last_layers_bf16": bool(fp8.first_layers_bf16 or fp8.last_layers_bf16),
+        "num_layers_at_start_in_bf16": fp8.first_layers_bf16,
+        "num_layers_at_end_in_bf16": fp8.last_layers_bf16,
+        "fp8_dot_product_attention": False,
+        "fp8_multi_head_attention": False,
+    }
+
+
+def _graph_fields(training: TrainingConfig) -> dict[str, Any]:
+    return {"cuda_graph_impl": "local"} if training.cuda_graphs else {}
+
+
 def _leave_as_it_is(weight: torch.Tensor) -> torch.Tensor:
     return weight
 
@@ -43,6 +67,7 @@ def transformer_config(
     *,
     spec: str = "local",
     variable_lengths: bool = False,
+    fp8: Fp8Config | None = None,
 ) -> Any:
     """megatron-core's TransformerConfig, with everything Megatron-LM would set silently.
 
@@ -52,6 +77,7 @@ def transformer_config(
         training: precision and recomputation.
         spec: ``"local"`` or ``"transformer_engine"``.
         variable_lengths: micro-batches differ in width, and pipeline stages tell one another theirs.
+        fp8: of the layers' products; None: bf16.
     """
     from megatron.core.transformer.transformer_config import TransformerConfig
 
@@ -108,6 +134,10 @@ def transformer_config(
         moe_token_dispatcher_type="alltoall",
         fine_grained_activation_offloading=bool(training.offload_modules),
         offload_modules=list(training.offload_modules),
+        cp_comm_type=parallel.cp_comm_type,
+        tp_comm_overlap=parallel.tp_comm_overlap,
+        **_fp8_fields(fp8 or Fp8Config()),
+        **_graph_fields(training),
         **_recompute_fields(training),
     )
 
@@ -145,6 +175,7 @@ def build_model(
     objective: Objective = "diffusion",
     draws_weights: bool = True,
     variable_lengths: bool = False,
+    fp8: Fp8Config | None = None,
 ) -> list[Any]:
     """The model chunks of this process on its device; several under interleaved pipelining.
 
@@ -156,14 +187,16 @@ def build_model(
         objective: ``diffusion`` attends in both directions, ``ar`` only to the left.
         draws_weights: False leaves them undefined, for a caller who fills them all.
         variable_lengths: micro-batches differ in width.
+        fp8: of the layers' products; None: bf16.
     """
     spec = resolve_layer_spec(model)
     config = transformer_config(
-        model, parallel, training, spec=spec, variable_lengths=variable_lengths
+        model, parallel, training, spec=spec, variable_lengths=variable_lengths, fp8=fp8
     )
     chunks = []
     for vp_stage in range(ranks.vp_size):
         chunk = _build_chunk(config, model, objective, ranks, spec, vp_stage)
+        chunk.head_row_multiple = training.round_head_rows_to
         if draws_weights:
             initialize_weights(
                 chunk,

@@ -46,6 +46,16 @@ class HeadOutput(NamedTuple):
     rows: Tensor  # [N] index into the flattened [B x S] micro-batch
 
 
+def padded_row_count(count: int, multiple: int) -> int:
+    """Rows that the head runs on where ``count`` carry loss: rounded up, so that shapes repeat.
+
+    Args:
+        count: rows with loss; none stay none.
+        multiple: of which the result is one; 0 or 1: ``count`` itself.
+    """
+    return count if multiple < 2 else -(-count // multiple) * multiple
+
+
 class _ChunkStatistics(NamedTuple):
     cross_entropy_C: Tensor
     is_correct_C: Tensor

@@ -59,6 +59,9 @@ def self_attention_class() -> Any:
         _angles: Tensor | None = None
 
         def forward(self, *args: Any, rotary_pos_emb: Tensor | None = None, **kwargs: Any) -> Any:
+            segments = kwargs.get("packed_seq_params")
+            if segments is not None and rotary_pos_emb is not None:
+                rotary_pos_emb = rotary_pos_emb[segments.positions]
             self._angles = rotary_pos_emb
             return super().forward(*args, rotary_pos_emb=None, **kwargs)
 

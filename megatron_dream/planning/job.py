@@ -1,7 +1,7 @@
 """What is to be planned: the numbers of one run on one layout, and nothing that was measured.
 
 ``Job.of`` takes them from a run's configuration. A published run is described by setting the fields
-that this engine does not have (``overlap_tp``, ``fp8_weights``, ...).
+that this engine does not have (``fuses_gradient_sum``, ``fp8_weights``).
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ class Job:
     overlap_grad_reduce: bool = False
     overlap_param_gather: bool = False
     bucket_size: int | None = None
-    # What this engine does not do, and published runs do:
     overlap_tp: bool = False  # products overlap with the collectives around them, in TP pieces
+    # What this engine does not do, and published runs do:
     fuses_gradient_sum: bool = False  # the product adds to the gradient buffer itself
     fp8_weights: bool = False  # the only working copy of the layers' weights is FP8
 
@@ -125,7 +125,8 @@ class Job:
         Args:
             config: the run's; ``layer_spec: auto`` counts as Transformer Engine, which a GPU has.
             num_gpus: processes, one a GPU.
-            precision: in place of the configuration's; ``fp8`` is of the layers' products.
+            precision: in place of the configuration's (``fp8.recipe``, else ``training.precision``);
+                ``fp8`` is of the layers' products.
             stage: what the run is for.
 
         Raises:
@@ -141,7 +142,8 @@ class Job:
         model.layer_spec = "local" if model.layer_spec == "local" else "transformer_engine"
         config = dataclasses.replace(config, model=model)
         layout = resolve_layout(config, num_gpus, stage)
-        chosen: Precision = precision or config.training.precision
+        in_fp8 = config.fp8.recipe != "none"
+        chosen: Precision = precision or ("fp8" if in_fp8 else config.training.precision)
         if chosen == "fp8" and model.layer_spec == "local":
             raise ConfigError(
                 "FP8 products are Transformer Engine's; set model.layer_spec to transformer_engine."
@@ -168,6 +170,7 @@ class Job:
             overlap_grad_reduce=parallel.overlap_grad_reduce,
             overlap_param_gather=parallel.overlap_param_gather,
             bucket_size=parallel.bucket_size,
+            overlap_tp=parallel.tp_comm_overlap,
         )
 
 

@@ -217,8 +217,8 @@ class Loop:
         assert since is not None
         with self.watch.during("rollback"):
             self.saves.look(self.step, wait=True)
+            self._fp8.reset()  # the checkpoint has the history of then, unless the layout is another
             self.metadata, position = go_back(self, since)
-            self._fp8.reset()
             self._stand_at(position)
             self.watch.stands_at(self.step)
             self._reopen()
