@@ -63,10 +63,7 @@ def training_fields(
 
 def fits(fields: dict[str, Any], count: int, gpu: Gpu) -> bool:
     """Whether the plan says so, with room."""
-    precision = "fp8" if "fp8.recipe" in fields else None
-    plain = {name: value for name, value in fields.items() if not name.startswith("fp8.")}
-    plain["model.layer_spec"] = "transformer_engine"
-    job = Job.of(config_of(plain), count, precision=precision)  # type: ignore[arg-type]
+    job = Job.of(config_of({**fields, "model.layer_spec": "transformer_engine"}), count)
     worst = max(stage_memory(job, stage).total for stage in range(job.layout.pp))
     return worst <= MEMORY_SHARE * gpu.memory_bytes
 
@@ -143,7 +140,7 @@ def gpu_cases(facts: dict[str, Any], count: int, seconds: float, recipes: tuple[
             if shape:
                 kinds = ("none", *recipes[:1]) if has_fp8 else ("none",)
                 cases += _size_cases(name, shape, length, kinds, count, gpu, seconds)
-    cases += _sampler_cases(gpu)
+    cases += _sampler_cases(gpu, has_fp8)
     if count > 1:
         cases += _tensor_parallel_cases(count, gpu, seconds)
     if has_fp8:
@@ -202,7 +199,7 @@ def _tensor_parallel_cases(count: int, gpu: Gpu, seconds: float) -> list[Case]:
     ]
 
 
-def _sampler_cases(gpu: Gpu) -> list[Case]:
+def _sampler_cases(gpu: Gpu, has_fp8: bool) -> list[Case]:
     """On one GPU, where the weights fit beside a cache."""
     found = []
     for size in ("7B", "0.5B"):
@@ -210,7 +207,10 @@ def _sampler_cases(gpu: Gpu) -> list[Case]:
         for rows in (1, 8):
             arguments = {"fields": fields, "rows": rows, "steps": [256, 128, 64]}
             found.append(Case(f"sampler-{size}-rows{rows}", "sampler_job:sampler", arguments))
-    return found if gpu.memory_gib > 20 else found[2:]
+        low = {"fields": fields, "rows": 1, "steps": [256, 128, 64], "weights": "fp8"}
+        if has_fp8:
+            found.append(Case(f"sampler-{size}-rows1-fp8", "sampler_job:sampler", low))
+    return [case for case in found if gpu.memory_gib > 20 or "7B" not in case.name]
 
 
 def cpu_cases(seconds: float) -> Plan:

@@ -74,7 +74,7 @@ def _spec_checks(local: dict[str, Any]) -> list[Check]:
             "Transformer Engine against local, bf16, documents",
             "the same with four documents a row: THD against a mask",
             "check_jobs:low_precision",
-            fields={**local, "training.micro_batch_size": 1, "data.document_masks": True},
+            fields={**local, "data.document_masks": True},
             other=TE,
             bound=1.5,
             documents=4,

@@ -10,9 +10,8 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from megatron_dream import device, parallel
+from megatron_dream.training.features import why_no_fp8
 
 from .runner import ROOT
 from .skip import SkipCase
@@ -35,16 +34,10 @@ def need(fields: dict[str, Any]) -> None:
     if fields.get("model.layer_spec") == "transformer_engine" or recipe != "none":
         if not device.has_transformer_engine():
             raise SkipCase("needs Transformer Engine on a GPU: pip install 'megatron-dream[te]'")
-    if recipe != "none":
-        have = torch.cuda.get_device_capability()
-        least = {"blockwise": (9, 0), "mxfp8": (10, 0)}.get(recipe, (8, 9))
-        if have < least:
-            raise SkipCase(
-                f"needs compute capability {least[0]}.{least[1]} for FP8 {recipe}: this device has "
-                f"{have[0]}.{have[1]}"
-            )
-        if recipe == "blockwise" and have >= (10, 0):
-            raise SkipCase("needs Hopper for FP8 blockwise: use mxfp8 on Blackwell")
+    capability = device.compute_capability()
+    if recipe != "none" and capability is not None:
+        if reason := why_no_fp8(recipe, capability, device.cuda_version()):
+            raise SkipCase(reason)
 
 
 def gradients(fields: dict[str, Any], documents: int = 1) -> dict[str, Any]:

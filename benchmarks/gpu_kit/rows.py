@@ -74,7 +74,7 @@ def _parts(name: str) -> tuple[str, str, int, str]:
 
 def _rates(row: dict[str, Any], rates: dict[str, Any], gpu: Gpu | None) -> dict[str, Any]:
     """Tokens a second, FLOP/s and shares by convention."""
-    config = config_of({k: v for k, v in row["fields"].items() if not k.startswith("fp8.")})
+    config = config_of(row["fields"])
     seconds, gpus, length = row["step_seconds"], row["gpus"], row["sequence_length"]
     flops = token_flops(config.model, config.diffusion, length)
     per_gpu = row["tokens_per_step"] / seconds / gpus

@@ -68,13 +68,22 @@ def sampler(
     block: int = 32,
     steps: tuple[int, ...] = (256, 128, 64),
     rows: int = 1,
+    weights: str = "bf16",
 ) -> dict[str, Any]:
-    """Seconds of a generation for each number of steps, each cache, graphs on and off."""
+    """Seconds of a generation for each number of steps, each cache, graphs on and off.
+
+    Raises:
+        SkipCase: ``weights`` is ``fp8`` and the exported code has no such weights.
+    """
     model = config_of(fields).model
     graphs = ("off", "on") if device.device_type() == "cuda" and has_graphs() else (None,)
     found = []
     with exported_code() as code, torch.no_grad():
         whole = random_model(code, model, precision)
+        if weights == "fp8":
+            if not hasattr(whole, "use_weights"):
+                raise SkipCase("needs FP8 weights in the sampler of this checkout")
+            whole = whole.use_weights("fp8")
         x = prompts(model, rows, prompt)
         for cache in ("none", "prefix", "dual"):
             for graph in graphs if cache != "none" else graphs[:1]:
@@ -97,7 +106,8 @@ def sampler(
                             "tokens_per_second": rows * new / spent,
                         }
                     )
-    return {"precision": precision, "new": new, "prompt": prompt, "rows": rows, "runs": found}
+    kind = "fp8 weights" if weights == "fp8" else precision
+    return {"precision": kind, "new": new, "prompt": prompt, "rows": rows, "runs": found}
 
 
 def graphs_against_eager(fields: dict[str, Any], *, precision: str, new: int) -> dict[str, Any]:

@@ -46,7 +46,10 @@ class Trainee:
         self, fields: dict[str, Any], *, seed: int = 0, documents: int = 1, workers: int = 0
     ) -> None:
         from megatron_dream.model.build import build_model
+        from megatron_dream.model.overlap import start_overlap
         from megatron_dream.model.specs import resolve_layer_spec
+        from megatron_dream.training.batches import packs_rows
+        from megatron_dream.training.features import check_features
         from megatron_dream.training.optimizer import (
             build_optimizer,
             build_scheduler,
@@ -55,17 +58,25 @@ class Trainee:
 
         self.config = config_of(fields)
         self.config.model.layer_spec = resolve_layer_spec(self.config.model)
+        check_features(self.config)
         self.layout = resolve_layout(self.config, parallel.launched_world_size())
-        self.ranks = parallel.start(self.config.parallel, seed=self.config.training.seed)
+        training = self.config.training
+        self.ranks = parallel.start(
+            self.config.parallel, seed=training.seed, graphs=training.cuda_graphs
+        )
+        start_overlap(self.config, self.layout)
         self.length = self.config.data.sequence_length
         vocab = self.config.model.vocab_size
         self.stream = StrideRows(self.length, vocab, self.config.diffusion, seed, documents)
+        self.packs = packs_rows(self.config.model, self.stream)
         chunks = build_model(
             self.config.model,
             self.config.parallel,
-            self.config.training,
+            training,
             self.ranks,
             objective=self.config.diffusion.objective,
+            variable_lengths=self.packs and self.layout.cp > 1,
+            fp8=self.config.fp8,
         )
         self.model = wrap_data_parallel(chunks, self.config)
         self.optimizer = build_optimizer(self.model, self.config)
@@ -85,6 +96,7 @@ class Trainee:
             first_step * self.layout.global_batch_size,
             self.layout.num_microbatches,
             workers=self.workers,
+            packs=self.packs,
         )
         self._iterators = [self._timed(reader) for reader in self._readers]
 
@@ -110,6 +122,7 @@ class Trainee:
             micro_batch_size=self.layout.micro_batch_size,
             sequence_length=self.length,
             num_sources=1,
+            packs=self.packs,
         )
         with record_function("kit.optimizer"):
             for chunk in self.model:

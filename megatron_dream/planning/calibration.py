@@ -232,10 +232,8 @@ def _is_run(row: dict[str, Any]) -> bool:
 
 def _measured(row: dict[str, Any], where: str) -> Measured:
     try:
-        fields = {k: v for k, v in row["fields"].items() if not k.startswith("fp8.")}
-        fields["model.layer_spec"] = row["layer_spec"]
-        precision = "fp8" if row["precision"] == "fp8" else None
-        job = Job.of(from_fields(fields), int(row["gpus"]), precision=precision)  # type: ignore[arg-type]
+        fields = {**row["fields"], "model.layer_spec": row["layer_spec"]}
+        job = Job.of(from_fields(fields), int(row["gpus"]))
         return Measured(
             row["name"], job, float(row["step_seconds"]), float(row["memory"]["allocated"])
         )

@@ -105,9 +105,7 @@ def test_every_check_of_a_node_has_a_name_of_its_own_and_a_legal_layout():
         assert all("/" not in name and " " not in name for name in cases)
         for case in cases.values():
             if fields := case.arguments.get("fields"):
-                plain = {**fields, "model.layer_spec": "local"}
-                plain.pop("parallel.cp_comm_type", None)
-                resolve_layout(config_of(plain), case.processes)
+                resolve_layout(config_of(fields), case.processes)
     assert not layouts(1) and len(layouts(8)) > len(layouts(4)) > len(layouts(2)) > 0
 
 

@@ -130,9 +130,10 @@ def test_few_runs_move_little(report):
 
 def test_fp8_runs_leave_bf16s_products(report):
     runs = [
-        Measured("a", Job.of(from_fields(SHAPES[0]), 1, precision="fp8"), 0.5, 20e9),
-        Measured("b", Job.of(from_fields(SHAPES[2]), 1, precision="fp8"), 0.9, 60e9),
+        Measured("a", Job.of(from_fields({**SHAPES[0], "fp8.recipe": "current"}), 1), 0.5, 20e9),
+        Measured("b", Job.of(from_fields({**SHAPES[2], "fp8.recipe": "current"}), 1), 0.9, 60e9),
     ]
+    assert {run.job.precision for run in runs} == {"fp8"}
     found = fit(runs, GPUS["H100"])
     kept = GPUS["H100"].matmul_share_bf16 * DEFAULT.matmul
     assert found.matmul_share_bf16 == pytest.approx(kept)
