@@ -182,7 +182,7 @@ class PlainTrainee:
             torch.autocast(kind, torch.bfloat16, enabled=self.is_low and is_alone),
             _flash(kind == "cuda" and self.is_low),
         ):
-            logits = self.model(batch["tokens"], use_cache=False).logits
+            logits = plain_logits(self.model, batch["tokens"])
         with record_function("kit.head"):
             labels = batch["labels"].masked_fill((batch["flags"] & 2) == 0, -100)
             each = torch.nn.functional.cross_entropy(
@@ -200,6 +200,16 @@ def _flash(wanted: bool) -> Any:
     # cuDNN's is FlashAttention too, and on Hopper the faster.
     backends = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION]
     return sdpa_kernel(backends, set_priority=True) if wanted else contextlib.nullcontext()
+
+
+def plain_logits(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Logits [B, S, V] with no mask at all: every position sees its row.
+
+    The masks are given ready, none for each kind of layer. Otherwise transformers makes a causal one under
+    torch.compile with torch before 2.14, where it does not ask ``is_causal`` (masking_utils.py), and
+    FlashAttention takes no mask.
+    """
+    return model(tokens, attention_mask={"full_attention": None}, use_cache=False).logits
 
 
 def plain_model(model: ModelConfig) -> Any:
