@@ -25,8 +25,9 @@ _QUERY_SECONDS = 20
 _ROWS = ("Transformer Engine", "apex (NVIDIA)", "DALI", "transformers", "device")
 
 
+@cache
 def facts() -> dict[str, Any]:
-    """Of this node; takes no GPU memory."""
+    """Of this node when first asked for; takes seconds, and no GPU memory."""
     told = {row.name: row.version for row in collect() if row.name in _ROWS}
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -52,6 +52,7 @@ def test_gpu_check(warm: WarmStarter, folder: Path) -> None:
     passed = {name for name, row in rows.items() if row.get("passed")}
     assert passed == {
         "recomputation against none, local fp32",
+        "sampler: exact against full recomputation",
         "bf16 against fp32",
         "layout DP2, local fp32",
     }
@@ -61,7 +62,7 @@ def test_gpu_check(warm: WarmStarter, folder: Path) -> None:
     # Another precision and another number of processes are other sums: not the same numbers to the bit.
     assert rows["bf16 against fp32"]["figure"] > 0
     assert rows["layout DP2, local fp32"]["figure"] < 1e-5
-    assert "3 passed, 0 failed or not ended, 2 skipped" in page
+    assert "4 passed, 0 failed or not ended, 2 skipped" in page
     assert all(name in page for name in rows) and "megatron-core" in page
 
 
