@@ -123,7 +123,7 @@ def shape(*, is_gpu: bool, spec: str, precision: str) -> dict[str, Any]:
         "data.sequence_length": length,
         "training.precision": precision,
         "training.global_batch_size": rows,
-        "training.micro_batch_size": 4 if is_gpu else 1,
+        "training.micro_batch_size": 8 if is_gpu else 1,
         "training.train_steps": 400,
         "optimizer.lr": 1e-3,
         "optimizer.lr_warmup_fraction": 0.05,

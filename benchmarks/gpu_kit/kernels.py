@@ -29,7 +29,7 @@ WORDS = {
     "communication": "collectives and sends that no computation hides",
     "casts": "FP8: greatest values, casts, transposes",
     "elementwise": "norms, rotation, SwiGLU, residuals, embedding, sums of gradients",
-    "data": "copies from the host; waits for the loader",
+    "data": "copies between host and device; waits for the loader",
     "gaps": "nothing runs: launches, Python, waits",
 }
 
