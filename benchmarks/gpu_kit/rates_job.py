@@ -10,6 +10,7 @@ import torch
 
 from megatron_dream import device, parallel
 from megatron_dream.config.schema import ParallelConfig
+from megatron_dream.sampling.kernels import linear
 
 # Products [T, K] x [K, N]: squares, and those of the 7B's layers at 8,192 rows.
 _SHAPES = {
@@ -64,13 +65,18 @@ def rates(seconds: float = 1.0) -> dict[str, Any]:
     """Rates of this process's device; ``seconds`` for each figure."""
     ranks = parallel.start(ParallelConfig())
     torch.manual_seed(0)
+    with torch.no_grad():
+        return _rates(seconds, ranks.world_size)
+
+
+def _rates(seconds: float, world_size: int) -> dict[str, Any]:
     found: dict[str, Any] = {
         "products": {kind: _products(kind, seconds) for kind in ("bf16", "fp32", "fp8")},
         "attention": [_attention(shape, seconds) for shape in _ATTENTION[device.device_type()]],
         "memory_bytes_per_second": _memory(seconds),
         "launch_seconds": _launch(seconds),
         "host_copy_bytes_per_second": _host_copy(seconds),
-        "sum": _sum(ranks.world_size),
+        "sum": _sum(world_size),
     }
     found["best"] = {
         kind: max((row["flops_per_second"] for row in rows), default=None)
@@ -94,8 +100,8 @@ def _products(kind: str, seconds: float) -> list[dict[str, Any]]:
 def _product(kind: str, t: int, k: int, n: int) -> Callable[[], Any]:
     dtype = torch.bfloat16 if kind == "bf16" else torch.float32
     left = torch.randn(t, k, device=device.current_device()).to(dtype)
-    right = torch.randn(n, k, device=device.current_device()).to(dtype).t()
-    return lambda: left @ right
+    right = torch.randn(n, k, device=device.current_device()).to(dtype)
+    return lambda: linear(left, right)  # the product that the layers call
 
 
 def _fp8_product(t: int, k: int, n: int) -> Callable[[], Any] | None:
@@ -116,12 +122,12 @@ def _attention(shape: tuple[int, ...], seconds: float) -> dict[str, Any]:
     here, dtype = device.current_device(), torch.bfloat16
     q, k, v = (torch.randn(shape, device=here, dtype=dtype, requires_grad=True) for _ in range(3))
     run = torch.nn.functional.scaled_dot_product_attention
-    with torch.no_grad():
-        forward = fastest(lambda: run(q, k, v), seconds)
+    forward = fastest(lambda: run(q, k, v), seconds)
     upstream = torch.randn(shape, device=here, dtype=dtype)
 
     def both() -> None:
-        torch.autograd.grad(run(q, k, v), (q, k, v), upstream)
+        with torch.enable_grad():
+            torch.autograd.grad(run(q, k, v), (q, k, v), upstream)
 
     backward = max(fastest(both, seconds) - forward, 1e-9)
     flops = 4.0 * b * heads * s * s * width
