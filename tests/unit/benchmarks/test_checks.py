@@ -35,7 +35,7 @@ def test_low_precision_within_the_noise_of_seeds():
 
 def test_a_late_divergence_is_not_hidden_by_the_rest():
     seeds = [falling(), falling(0.05), falling(-0.05)]
-    late = falling()[:180] + falling(1.0)[180:]
+    late = falling()[:180] + falling(0.5)[180:]
     assert not noise(late, seeds[0], seeds)["passed"]
 
 

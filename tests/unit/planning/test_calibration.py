@@ -12,6 +12,7 @@ from megatron_dream.planning.calibration import Measured, calibrate, fit
 from megatron_dream.planning.efficiency import DEFAULT
 from megatron_dream.planning.hardware import GIB, GPUS, find_gpu
 from megatron_dream.planning.job import Job
+from megatron_dream.planning.memory import stage_memory
 
 TRUE = dataclasses.replace(
     GPUS["H100"],
@@ -95,6 +96,19 @@ def test_a_known_device_is_found_again(report):
     assert found.gpu.matmul_flops("bf16") == pytest.approx(TRUE.matmul_flops("bf16"), rel=0.05)
     assert found.gpu.reached.workspace_gib == pytest.approx(1.5, rel=0.05)
     assert found.gpu.reached.activations == pytest.approx(1.2, rel=0.05)
+
+
+def test_what_the_factors_of_memory_are_of():
+    """Activations and head double with theirs, the states do not; what is held is beside."""
+    job = Job.of(from_fields(SHAPES[0]), 1)
+    plain = stage_memory(job, 0)
+    reached = dataclasses.replace(DEFAULT, activations=2.0, workspace_gib=DEFAULT.workspace_gib + 1)
+    other = stage_memory(job, 0, reached)
+    for name in ("weights", "gradients", "optimizer"):
+        assert getattr(other, name) == getattr(plain, name)
+    assert other.activations == 2 * plain.activations > 0 and other.head == 2 * plain.head > 0
+    moved = plain.buffers - DEFAULT.workspace_gib * GIB
+    assert other.buffers == pytest.approx(2 * moved + (DEFAULT.workspace_gib + 1) * GIB)
 
 
 def test_left_out_means_left_out(report):
