@@ -384,20 +384,37 @@ def _fill_build_index(parser: _Parser) -> None:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    given = _given(options)
+    if "calibrate" in given:
+        from megatron_dream.planning.calibrate_command import run_calibration
+
+        names = ("gpu", "output", "as_json_text")
+        others = sorted(given.keys() - {"calibrate", *names})
+        if others or options.overrides:
+            raise ConfigError(
+                "plan --calibrate REPORT.json takes --gpu, --output and --json alone; leave the rest out."
+            )
+        own = {name: given[name] for name in names if name in given}
+        return run_calibration(given["calibrate"], **own)
+    missing = [name for name in ("config", "gpus", "gpu") if name not in given]
+    if missing or "output" in given:
+        raise ConfigError(
+            "plan needs --config FILE.yaml, --gpus N and --gpu NAME; or --calibrate REPORT.json, which may "
+            "have --output FILE.yaml."
+        )
     from megatron_dream.planning.command import run_plan
 
-    return run_plan(**_given(options), overrides=options.overrides)
+    return run_plan(**given, overrides=options.overrides)
 
 
 def _fill_plan(parser: _Parser) -> None:
     # SUPPRESS: defaults stay in planning/command.py
     parser.argument_default = argparse.SUPPRESS
     parser.set_defaults(takes_overrides=True)
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE.yaml")
-    parser.add_argument("--gpus", type=int, required=True, metavar="N")
+    parser.add_argument("--config", type=Path, metavar="FILE.yaml")
+    parser.add_argument("--gpus", type=int, metavar="N")
     parser.add_argument(
         "--gpu",
-        required=True,
         metavar="NAME",
         help="H100, H100-PCIe, H200, A100-80, B200, or a YAML file of a GPU's numbers",
     )
@@ -417,6 +434,15 @@ def _fill_plan(parser: _Parser) -> None:
     parser.add_argument("--html", type=Path, metavar="F.html", help="write a page")
     parser.add_argument(
         "--json", action="store_true", dest="as_json_text", help="print JSON instead of text"
+    )
+    parser.add_argument(
+        "--calibrate",
+        type=Path,
+        metavar="REPORT.json",
+        help="fit the model to a report of make gpu-bench, tell errors before and after",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="F.yaml", help="with --calibrate: a file for --gpu"
     )
 
 

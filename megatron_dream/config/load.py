@@ -7,8 +7,9 @@ anything starts. Nothing here knows what a field means; ``convert.py`` knows typ
 from __future__ import annotations
 
 import dataclasses
+import json
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,6 +60,16 @@ def load_config(
     if isinstance(model, ModelConfig) and model.preset is not None:
         config.model = _fill_model(model, given)  # type: ignore[attr-defined]
     return config
+
+
+def from_fields(fields: Mapping[str, Any]) -> RunConfig:
+    """A run's configuration from plain values by dotted path, through the same converter.
+
+    Raises:
+        ConfigError: a field is unknown or ill-typed.
+    """
+    texts = [(name, v if isinstance(v, str) else json.dumps(v)) for name, v in fields.items()]
+    return load_config(None, texts)
 
 
 def to_yaml(config: Any) -> str:

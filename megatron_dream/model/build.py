@@ -194,6 +194,7 @@ def _build_chunk(
     chunk.real_vocab_size = model.vocab_size
     chunk.head_chunk_rows = model.head_chunk_rows
     chunk.layer_spec = spec
+    chunk.head_row_multiple = training.round_head_rows_to
     chunk.has_fused_head = training.fused_cross_entropy
     return chunk
 
@@ -227,9 +228,6 @@ def build_model(
     )
     chunks = []
     for vp_stage in range(ranks.vp_size):
-        chunk = _build_chunk(config, model, objective, ranks, spec, vp_stage)
-        chunk.head_row_multiple = training.round_head_rows_to
-
         chunk = _build_chunk(config, model, training, objective, ranks, spec, vp_stage)
         if draws_weights:
             initialize_weights(

@@ -13,6 +13,7 @@ from ..data.budget import parse_tokens
 from ..errors import ConfigError, LayoutError
 from ..files import atomic_write
 from .advice import Advice, advice, batches_that_divide
+from .efficiency import Efficiency
 from .hardware import find_gpu
 from .job import Precision
 from .limits import scaling_limit
@@ -69,7 +70,13 @@ def run_plan(
         raise ConfigError(
             "training.train_steps is 0, so that the run has no length; give it or --token-budget N."
         )
-    options = {"precision": precision, "token_budget": budget, "stage": stage}
+    reached = device.reached
+    options = {
+        "precision": precision,
+        "token_budget": budget,
+        "stage": stage,
+        "efficiency": reached,
+    }
     result = search(run, gpus, device, **options) if do_search else None  # type: ignore[arg-type]
     try:
         own: Plan | None = plan(run, gpus, device, **options)  # type: ignore[arg-type]
@@ -78,7 +85,7 @@ def run_plan(
             raise
         own = None
         print(f"The configuration's own layout is not legal: {error}", file=sys.stderr)
-    changes = advice(run, own, precision=precision, stage=stage) if own else ()
+    changes = _advice(run, own, precision, reached, stage) if own else ()
     best = result.ranked[0] if result and result.ranked else None
     shown = own or best
     if as_json_text:
@@ -95,6 +102,12 @@ def run_plan(
             page = plan_page(shown, title=config.stem, hints=hints, result=result, top=top)
             stream.write(page)
     return 0 if _something_fits(own, result) else EXIT_DOES_NOT_FIT
+
+
+def _advice(
+    run: RunConfig, own: Plan, precision: Precision | None, reached: Efficiency, stage: str
+) -> tuple[Advice, ...]:
+    return advice(run, own, precision=precision, efficiency=reached, stage=stage)
 
 
 def _lines(

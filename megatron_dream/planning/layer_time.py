@@ -68,7 +68,9 @@ def attention_flops(job: Job) -> float:
 def forward_seconds(job: Job, gpu: Gpu, efficiency: Efficiency) -> Seconds:
     """Of a layer's forward pass."""
     products = _product_seconds(job, gpu, efficiency) + _launches(job, efficiency, 0, 4)
-    attention = attention_flops(job) / (gpu.peak_bf16_tflops * 1e12 * efficiency.attention_forward)
+    attention = attention_flops(job) / (
+        gpu.attention_peak(job.precision) * efficiency.attention_forward
+    )
     return Seconds(
         products=products,
         attention=attention,
@@ -83,7 +85,9 @@ def backward_seconds(job: Job, gpu: Gpu, efficiency: Efficiency) -> Seconds:
     """Of a layer's backward pass, with what is computed again."""
     # Five products of tiles where the forward pass has two.
     attention = (
-        2.5 * attention_flops(job) / (gpu.peak_bf16_tflops * 1e12 * efficiency.attention_backward)
+        2.5
+        * attention_flops(job)
+        / (gpu.attention_peak(job.precision) * efficiency.attention_backward)
     )
     whole = Seconds(
         # Of the gradients to inputs, those behind the output projections are gathered in pieces.

@@ -162,7 +162,7 @@ def plan_job(
     return Plan(
         job=job,
         gpu=gpu,
-        stages=tuple(stage_memory(job, stage) for stage in range(job.layout.pp)),
+        stages=tuple(stage_memory(job, stage, efficiency) for stage in range(job.layout.pp)),
         step=step_seconds(job, gpu, efficiency),
         stage_seconds=totals,
         bubble=bubble_share(totals, job.layout.num_microbatches, job.layout.vp),

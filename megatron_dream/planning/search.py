@@ -95,7 +95,7 @@ def search(
                 illegal[key] += 1
                 examples.setdefault(key, reason)
                 break
-            if problem := _memory_problem(job, gpu):
+            if problem := _memory_problem(job, gpu, efficiency):
                 rejected.append(problem)
                 continue
             ranked.append(
@@ -119,8 +119,8 @@ def search(
     )
 
 
-def _memory_problem(job: Job, gpu: Gpu) -> Rejected | None:
-    stage, parts = worst_stage(job)
+def _memory_problem(job: Job, gpu: Gpu, efficiency: Efficiency) -> Rejected | None:
+    stage, parts = worst_stage(job, efficiency)
     if parts.total <= gpu.memory_bytes:
         return None
     reason = (
