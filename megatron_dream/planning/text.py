@@ -119,6 +119,12 @@ def search_lines(result: SearchResult, top: int) -> Iterator[str]:
             f"{found.memory.total / GIB:7.1f}{found.days:8.2f}  {describe(found.job)}"
             f"{' (tight)' if found.is_tight else ''}"
         )
+    safe = next((found for found in result.ranked if not found.is_tight), None)
+    if safe is not None and result.ranked[0].is_tight:
+        yield (
+            f"The fastest with {MEMORY_ERROR:.0%} of memory to spare: {describe(safe.job)}, step "
+            f"{safe.step.total:.3f} s, {safe.memory.total / GIB:.1f} GiB."
+        )
     for rejected in result.rejected[: max(3, top // 4)]:
         yield f"Does not fit: {rejected.layout}: {rejected.reason}."
     for sentence, count in result.illegal:

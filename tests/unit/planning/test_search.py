@@ -11,6 +11,7 @@ from megatron_dream.planning.hardware import GPUS
 from megatron_dream.planning.job import Recompute
 from megatron_dream.planning.plan import plan
 from megatron_dream.planning.search import describe, search
+from megatron_dream.planning.text import search_lines
 
 H100 = GPUS["H100"]
 
@@ -63,6 +64,21 @@ def test_a_given_layout_is_no_better_than_the_first(found, make_run):
     own = plan(make_run(preset="qwen2.5-coder-1.5b"), 16, H100)
     assert own.tokens_per_second <= found.ranked[0].tokens_per_second
     assert describe(own.job) in {describe(each.job) for each in found.ranked}
+
+
+def test_the_fastest_with_room_to_spare_is_named_where_the_first_has_none(found, make_run):
+    fastest = found.ranked[0]
+    small = dataclasses.replace(H100, memory_gib=1.02 * fastest.memory.total / 2**30)
+    result = search(make_run(preset="qwen2.5-coder-1.5b"), 16, small)
+    assert result.ranked[0].is_tight
+    safe = next(each for each in result.ranked if not each.is_tight)
+    lines = list(search_lines(result, 3))
+    assert lines[2].endswith("(tight)")
+    assert any(describe(safe.job) in line and "to spare" in line for line in lines)
+    roomy = search(
+        make_run(preset="qwen2.5-coder-1.5b"), 16, dataclasses.replace(H100, memory_gib=999)
+    )
+    assert not any("to spare" in line for line in search_lines(roomy, 3))
 
 
 def test_illegal_layouts_say_why(found):
