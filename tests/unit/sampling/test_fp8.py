@@ -124,10 +124,15 @@ def test_torch_takes_the_layouts_of_a_gpu(
 ) -> None:
     """Tensors without values pass torch's own checks of ``_scaled_mm``: strides, scales, types."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    multiply, called = torch._scaled_mm, []
-    monkeypatch.setattr(torch, "_scaled_mm", lambda *a, **k: called.append(1) or multiply(*a, **k))
+    multiply, products = torch._scaled_mm, []
+
+    def counted(*factors: torch.Tensor, **options: torch.dtype) -> torch.Tensor:
+        products.append(multiply(*factors, **options))
+        return products[-1]
+
+    monkeypatch.setattr(torch, "_scaled_mm", counted)
     with FakeTensorMode():
         x = torch.empty(*rows, 32, dtype=torch.bfloat16, device="cuda")
         weight = torch.empty(48, 32, dtype=torch.uint8, device="cuda").view(torch.float8_e4m3fn)
         y = fp8_linear(x, weight, torch.empty(48, 1, device="cuda"))
-    assert called and y.shape == (*rows, 48) and y.dtype == torch.bfloat16
+    assert len(products) == 1 and y.shape == (*rows, 48) and y.dtype == torch.bfloat16
