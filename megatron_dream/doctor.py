@@ -24,7 +24,7 @@ from pathlib import Path
 from megatron_dream import gpu_stack
 from megatron_dream.training.watch import environment
 
-PROBE_SECONDS = 20.0
+PROBE_SECONDS = 120.0  # the first import of torch from a cluster's file system takes a minute
 PIPED_COLUMNS = 150  # without a terminal nobody knows the width
 ABSENT = "absent"
 _PAGE = "https://pytorch.org/get-started/locally/"

@@ -8,7 +8,7 @@ from typing import Any
 
 from megatron_dream.config.presets import PRESETS, resolve_model
 from megatron_dream.config.schema import ModelConfig
-from megatron_dream.planning.hardware import GIB, GPUS, Gpu
+from megatron_dream.planning.hardware import GIB, GPUS, Gpu, match_gpu
 from megatron_dream.planning.job import Job
 from megatron_dream.planning.memory import stage_memory
 
@@ -18,6 +18,7 @@ from .trainee import config_of
 SIZES = {"0.5B": "qwen2.5-coder-0.5b", "1.5B": "qwen2.5-coder-1.5b", "7B": "qwen2.5-coder-7b"}
 LENGTHS = (2048, 4096)
 TOKENS_PER_GPU = 32_768  # of a step
+CUT_TOKENS = 8192  # of a micro-batch that a model with fewer layers must hold without recomputation
 MEMORY_SHARE = 0.88  # of the device, by the plan, that a case is laid out for
 # Shapes that a laptop trains: the same code, no claim about speed on a GPU.
 CPU_SHAPES = {
@@ -38,8 +39,7 @@ class Plan:
 
 def gpu_of(facts: dict[str, Any]) -> Gpu:
     """The planner's numbers of the device that was found; memory as the driver reports it."""
-    name = facts["name"]
-    known = next((gpu for key, gpu in GPUS.items() if key.split("-")[0] in name), GPUS["H100"])
+    known = match_gpu(facts["name"]) or GPUS["H100"]
     return dataclasses.replace(known, memory_gib=facts["memory_bytes"] / GIB)
 
 
@@ -102,24 +102,40 @@ def size_fields(
     """
     preset = SIZES[size]
     whole = PRESETS[preset]["num_layers"]
-    for layers in range(whole, 0, -1):
-        shape = shape_fields(preset, layers)
-        fields = training_fields(shape, length, global_rows=count, recipe="none", count=count)
-        for recompute in ("none", "full"):
-            extra = {"training.micro_batch_size": 1, "training.recompute": recompute}
+    layers = _fitting_layers(preset, whole, length, count, gpu)
+    if layers == 0:
+        return size, {}, f"{size} at {length}: not even one layer fits by the plan; left out."
+    shape = shape_fields(preset, layers)
+    if layers == whole:
+        return size, shape, None
+    note = (
+        f"{size} at {length}: {gpu.memory_gib:.0f} GiB x {count} hold {layers} of its {whole} layers (by the "
+        f"plan, optimizer and {CUT_TOKENS} tokens a micro-batch included); measured with {layers}."
+    )
+    return f"{size}-{layers}of{whole}", shape, note
+
+
+def _fitting_layers(preset: str, whole: int, length: int, count: int, gpu: Gpu) -> int:
+    """All where they fit somehow. A cut leaves room for micro-batches that fill the device.
+
+    As many layers as fit with full recomputation would measure that, and not what the aim is about.
+    """
+    rows = max(1, CUT_TOKENS // length)
+    somehow = (1, "full"), (1, "none")
+    ways = [(layers, ((rows, "none"),)) for layers in range(whole - 1, 0, -1)]
+    for layers, shapes in [(whole, somehow), *ways, (1, somehow)]:
+        fields = training_fields(
+            shape_fields(preset, layers),
+            length,
+            global_rows=rows * count,
+            recipe="none",
+            count=count,
+        )
+        for size, recompute in shapes:
+            extra = {"training.micro_batch_size": size, "training.recompute": recompute}
             if fits({**fields, **extra}, count, gpu):
-                if layers == whole:
-                    return size, shape, None
-                name = f"{size}-{layers}of{whole}"
-                return (
-                    name,
-                    shape,
-                    (
-                        f"{size} at {length}: {gpu.memory_gib:.0f} GiB x {count} hold {layers} of its "
-                        f"{whole} layers (by the plan, optimizer included); measured with {layers}."
-                    ),
-                )
-    return size, {}, f"{size} at {length}: not even one layer fits by the plan; left out."
+                return layers
+    return 0
 
 
 def gpu_cases(facts: dict[str, Any], count: int, seconds: float, recipes: tuple[str, ...]) -> Plan:
@@ -128,7 +144,7 @@ def gpu_cases(facts: dict[str, Any], count: int, seconds: float, recipes: tuple[
     has_fp8 = tuple(facts["capability"]) >= (8, 9) and facts["has_transformer_engine"]
     if not has_fp8:
         notes.append("FP8 is left out: it needs Transformer Engine and compute capability 8.9.")
-    if gpu.name.split()[0] not in facts["name"]:
+    if match_gpu(facts["name"]) is None:
         notes.append(
             f"{facts['name']} is not in the planner's table; sizes are laid out as for {gpu.name}."
         )

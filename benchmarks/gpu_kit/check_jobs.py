@@ -13,6 +13,7 @@ from typing import Any
 from megatron_dream import device, parallel
 from megatron_dream.training.features import why_no_fp8
 
+from .checks import largest
 from .runner import ROOT
 from .skip import SkipCase
 from .trainee import Trainee
@@ -83,7 +84,7 @@ def two_sides(
     need({**fields, **other})
     expected = gradients(fields, documents)
     found = distance(gradients({**fields, **other}, documents), expected)
-    figure = max(found["loss"], found["gradients"])
+    figure = largest((found["loss"], found["gradients"]))
     return {"figure": figure, "bound": bound, "passed": figure <= bound, "detail": found}
 
 
@@ -146,7 +147,7 @@ def round_trip(fields: dict[str, Any], *, before: int, after: int, bound: float)
         second.open(before)
         found = [second.step()[0].loss for _ in range(after)]
         second.close()
-    figure = max(abs(a / b - 1) for a, b in zip(found, expected, strict=True))
+    figure = largest(abs(a / b - 1) for a, b in zip(found, expected, strict=True))
     detail = {"went_on": expected, "came_back": found}
     return {"figure": figure, "bound": bound, "passed": figure <= bound, "detail": detail}
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -46,6 +47,12 @@ class Check:
         return {**row, "status": OK, "seconds": seconds, **{n: told.get(n) for n in names}}
 
 
+def largest(values: Iterable[float]) -> float:
+    """The greatest value; NaN where one is, which ``max`` drops unless it comes first."""
+    found = list(values)
+    return math.nan if any(map(math.isnan, found)) else max(found)
+
+
 def noise(
     low: Sequence[float], same: Sequence[float], others: Sequence[Sequence[float]]
 ) -> dict[str, Any]:
@@ -65,7 +72,7 @@ def noise(
     ranges = [max(values) - min(values) for values in zip(*means, strict=True)]
     unit = statistics.fmean(r * r for r in ranges) ** 0.5
     half = apart[len(apart) // 2 :]
-    figure = max(map(abs, apart)) / unit
+    figure = largest(map(abs, apart)) / unit
     return {
         "figure": figure,
         "bound": 1.0,
@@ -97,10 +104,10 @@ def _equal_runs(name: str, reference: str, bound: float, results: Results) -> di
     """Losses and gradient norms of every step, relatively."""
     found, expected = (results[n]["runs"]["0"] for n in (name, reference))
     apart = {
-        kind: max(abs(a / b - 1) for a, b in zip(found[kind], expected[kind], strict=True))
+        kind: largest(abs(a / b - 1) for a, b in zip(found[kind], expected[kind], strict=True))
         for kind in ("losses", "gradient_norms")
     }
-    figure = max(apart.values())
+    figure = largest(apart.values())
     return {"figure": figure, "bound": bound, "passed": figure <= bound, "detail": apart}
 
 

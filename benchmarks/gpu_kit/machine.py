@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import importlib.metadata
 import os
 import platform
 import re
@@ -14,13 +15,10 @@ from typing import Any
 from megatron_dream.cluster.facts import collect_facts, node_name
 from megatron_dream.doctor import collect
 
-_CLOCKS = (
-    "clocks.sm",
-    "clocks.mem",
-    "power.draw",
-    "temperature.gpu",
-    "clocks_throttle_reasons.active",
-)
+_CLOCKS = ("clocks.sm", "clocks.mem", "power.draw", "temperature.gpu")
+# Of throttling, by newer drivers and by older ones: an unknown field fails the whole query.
+_REASONS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
+_LIBRARIES = ("torch", "megatron-core", "transformer-engine", "transformers")
 _QUERY_SECONDS = 20
 _ROWS = ("Transformer Engine", "apex (NVIDIA)", "DALI", "transformers", "device")
 
@@ -50,15 +48,28 @@ def processor() -> str:
 
 @cache
 def identity() -> str:
-    """What results belong to: this machine's devices, and which of them are used."""
+    """What results belong to: this machine's devices, which of them are used, and the libraries."""
     gpus = _query(("name", "driver_version")) or ["no GPU"]
     used = os.environ.get("MEGATRON_DREAM_DEVICE", "")
-    return "; ".join([node_name(), processor(), *sorted(set(gpus)), str(len(gpus)), used])
+    libraries = [f"{name} {_version(name)}" for name in _LIBRARIES]
+    return "; ".join(
+        [node_name(), processor(), *sorted(set(gpus)), str(len(gpus)), used, *libraries]
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
 
 
 def clocks() -> list[str] | str:
     """Clocks, power, heat and throttling of each GPU now; on a CPU the load of the last minute."""
-    return _query(_CLOCKS) or f"load {os.getloadavg()[0]:.1f}"
+    for reasons in ((_REASONS[0],), (_REASONS[1],), ()):
+        if found := _query((*_CLOCKS, *reasons)):
+            return found
+    return f"load {os.getloadavg()[0]:.1f}"
 
 
 def _query(fields: tuple[str, ...]) -> list[str]:

@@ -27,15 +27,18 @@ def memory_field(field: str) -> int:
 
 
 class Peak:
-    """Highest memory since it was made: the allocator's on a GPU, resident beyond the start on a CPU."""
+    """Highest memory since the restart: the allocator's on a GPU, resident beyond the start on a CPU."""
 
     def __init__(self) -> None:
-        self._held = 0
+        self._held = 0 if device.device_type() == "cuda" else memory_field("VmRSS")
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what making the model took for a moment; what is held still counts."""
         if device.device_type() == "cuda":
             torch.cuda.reset_peak_memory_stats()
-            return
-        self._held = memory_field("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+        else:
+            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
 
     def bytes(self) -> dict[str, int]:
         """``allocated`` by tensors; on a GPU also ``reserved`` by torch and ``device``, all of it."""

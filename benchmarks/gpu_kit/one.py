@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Any
 
 OK, SKIPPED, REFUSED, OUT_OF_MEMORY, FAILED = "ok", "skipped", "refused", "out of memory", "failed"
-_NO_MEMORY = ("out of memory", "cublas_status_alloc_failed", "cannot allocate memory")
+_NO_MEMORY = (
+    "out of memory",
+    "cannot allocate memory",
+    "cublas_status_alloc_failed",
+    "cublas_status_not_initialized",  # what cublasCreate says where torch holds all memory
+    "cudnn_status_alloc_failed",
+)
 
 
 def run(spec: dict[str, Any]) -> dict[str, Any]:

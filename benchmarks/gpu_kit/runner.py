@@ -7,6 +7,7 @@ budget leaves no time for says so.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -19,13 +20,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from megatron_dream.files import write_json
 
 from . import machine, one
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMED_OUT, NOT_RUN = "timed out", "not run"
-FINAL = (one.OK, one.OUT_OF_MEMORY, one.SKIPPED, one.REFUSED)  # not run again by a later call
+# Not run again by a later call. What was skipped is: what it needs may be installed by then.
+FINAL = (one.OK, one.OUT_OF_MEMORY, one.REFUSED)
 _STOP_SECONDS = 10
 
 
@@ -190,16 +194,31 @@ def _call(words: list[str], log: Any, seconds: float) -> int | None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a case's processes, which are a session of their own."""
+    """End a case's processes: its group, and torchrun's workers, which are sessions of their own.
+
+    One that stayed would hold its GPU's memory, and the next case would run out of it.
+    """
+    below = _descendants(process.pid)
     for kind in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, kind)
             process.wait(timeout=_STOP_SECONDS)
-            return
+            break
         except ProcessLookupError:
-            return
+            break
         except subprocess.TimeoutExpired:
             continue
+    for child in below:
+        with contextlib.suppress(psutil.NoSuchProcess):  # told from another with the same number
+            child.kill()
+    psutil.wait_procs(below, timeout=_STOP_SECONDS)
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _ended(

@@ -90,7 +90,8 @@ def sampler(
                 options = {"cache": cache, "alg": "entropy", "block_length": block}
                 options |= {} if graph is None else {"cuda_graphs": graph}
                 # Recording, and what libraries set up, is not the speed of the next generation.
-                whole.diffusion_generate(x, max_new_tokens=new, steps=new // block, **options)
+                # Fewest steps that are measured: more than one a block, so that passes inside one occur.
+                whole.diffusion_generate(x, max_new_tokens=new, steps=min(steps), **options)
                 for count in steps:
                     device.synchronize()
                     began = time.perf_counter()

@@ -39,6 +39,7 @@ def train(
     peak = Peak()
     trainee = Trainee(fields, seed=seed, workers=workers)
     trainee.mark_head()
+    peak.restart()
     measured = timed_steps(trainee.step, warmup=warmup, seconds=seconds)
     memory = peak.bytes()
     waited = trainee.data_seconds / max(trainee.number, 1)
@@ -115,10 +116,9 @@ class PlainTrainee:
         torch.manual_seed(self.config.training.seed)
         training, length = self.config.training, self.config.data.sequence_length
         self.is_low = training.precision == "bf16"
-        self.model = plain_model(self.config.model).to(device.current_device())
-        self._shard()
-        if compiles:
-            self.model.compile()
+        with device.current_device():  # random numbers for billions of weights take a CPU minutes
+            self.model = plain_model(self.config.model)
+        self._shard(compiles)
         on_gpu = device.device_type() == "cuda"
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=1e-5, betas=(0.9, 0.95), weight_decay=0.1, fused=on_gpu
@@ -128,15 +128,19 @@ class PlainTrainee:
         self.count = training.global_batch_size // (self.rows * self.ranks.world_size)
         self.number = 0
 
-    def _shard(self) -> None:
-        """FSDP over all processes, a layer at a time."""
+    def _shard(self, compiles: bool) -> None:
+        """FSDP over all processes, a layer at a time; compiled whole, or by layers between its hooks."""
         if self.ranks.world_size == 1:
+            if compiles:
+                self.model.compile()
             return
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         low = torch.bfloat16 if self.is_low else None
         policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32)
         for layer in self.model.model.layers:
+            if compiles:
+                layer.compile()
             fully_shard(layer, mp_policy=policy)
         fully_shard(self.model, mp_policy=policy)
 
@@ -167,6 +171,8 @@ class PlainTrainee:
                 total += loss.detach()
             with record_function("kit.optimizer"):
                 norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+                if self.ranks.world_size > 1:
+                    norm = norm.full_tensor()  # of all shards
                 self.optimizer.step()
                 self.optimizer.zero_grad()
         if self.ranks.world_size > 1:
@@ -252,6 +258,7 @@ def plain(
     peak = Peak()
     is_compiled = device.device_type() == "cuda" if compiles is None else compiles
     trainee = PlainTrainee(fields, compiles=is_compiled, seed=seed)
+    peak.restart()
     step: Callable[[], Any] = trainee.step
     measured = timed_steps(step, warmup=warmup, seconds=seconds)
     memory = peak.bytes()

@@ -131,6 +131,12 @@ def _graph_faults(config: RunConfig, stage: str) -> Iterator[str]:
             "training.cuda_graphs records layers that keep their inputs; set training.recompute to none "
             "and leave out training.offload_modules"
         )
+    if config.diffusion.attention == "anneal":
+        # megatron-core asserts where an argument is a tensor in one step and absent in another.
+        yield (
+            "training.cuda_graphs records one mask or none, and diffusion.attention: anneal has one until "
+            "diffusion.anneal_steps; set attention to full or turn the graphs off"
+        )
     if config.model.attention_dropout or config.model.hidden_dropout:
         yield "training.cuda_graphs would repeat one draw of dropout; set both dropouts to 0"
 

@@ -264,6 +264,11 @@ def _fused_attention_problem(layout: Layout, config: RunConfig, stage: str) -> s
             "sft.pad_attended: false needs a mask that Transformer Engine's attention does not take; use "
             "model.layer_spec: local or pad_attended: true"
         )
+    if config.training.precision == "fp32" and layout.cp > 1:
+        return (
+            "training.precision: fp32 has no kernel in Transformer Engine's attention under context "
+            f"parallelism, and CP is {layout.cp}; use bf16, CP 1 or model.layer_spec: local"
+        )
     if has_whole_rows(config, stage) or layout.cp == 1:
         return None
     if config.parallel.cp_comm_type != "p2p":
@@ -283,5 +288,18 @@ def _validation_problem(layout: Layout, config: RunConfig, stage: str) -> str | 
             f"training.eval_samples {samples} is no multiple of micro batch "
             f"{layout.micro_batch_size} x DP {layout.dp} = {rows}, so that layouts would see different "
             f"rows; make it one"
+        )
+    whole = layout.global_batch_size
+    if (
+        config.training.eval_interval
+        and config.training.cuda_graphs
+        and layout.pp > 1
+        and samples % whole
+    ):
+        # megatron-core has a graph for each micro-batch of a step and hands them out in turn. A part of
+        # a turn would leave the next step with graphs whose memory was shared out in another order.
+        return (
+            f"training.eval_samples {samples} is no multiple of training.global_batch_size {whole}, which "
+            "training.cuda_graphs needs under a pipeline; make it one or turn the graphs off"
         )
     return None

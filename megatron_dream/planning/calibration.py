@@ -21,7 +21,7 @@ from scipy.optimize import least_squares
 from ..config.load import from_fields
 from ..errors import ConfigError, DataError
 from .efficiency import DEFAULT, Efficiency
-from .hardware import GIB, GPUS, Gpu
+from .hardware import GIB, GPUS, Gpu, match_gpu
 from .job import Job
 from .memory import worst_stage
 from .step_time import step_seconds
@@ -249,9 +249,8 @@ def _sheet(found: dict[str, Any], where: str) -> Gpu:
     device, rates = found["device"], found.get("rates", {})
     if device["type"] == "cpu":
         return _cpu(device, rates, where)
-    for key in sorted(GPUS, key=len, reverse=True):
-        if all(word in device["name"] for word in key.removesuffix("-80").split("-")):
-            return dataclasses.replace(GPUS[key], memory_gib=device["memory_bytes"] / GIB)
+    if known := match_gpu(device["name"]):
+        return dataclasses.replace(known, memory_gib=device["memory_bytes"] / GIB)
     raise ConfigError(
         f"{where} was measured on {device['name']}, which is not in the table ({', '.join(GPUS)}); give "
         "--gpu FILE.yaml with its numbers (docs/planning.md)."

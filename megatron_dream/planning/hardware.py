@@ -117,6 +117,14 @@ def _check_reached(path: str, reached: Efficiency) -> None:
             raise ConfigError(f"{path}: reached.{field.name} is {value}; give {words}.")
 
 
+def match_gpu(device: str) -> Gpu | None:
+    """The table's GPU of a name that the driver gives ("NVIDIA H100 80GB HBM3"); None: it is not there."""
+    for key in sorted(GPUS, key=len, reverse=True):  # H100-PCIe before H100
+        if all(word in device for word in key.removesuffix("-80").split("-")):
+            return GPUS[key]
+    return None
+
+
 def _read(path: str) -> Gpu:
     gpu = load_config(Path(path), base=Gpu)
     for field in dataclasses.fields(Gpu):

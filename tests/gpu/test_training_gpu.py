@@ -41,4 +41,5 @@ def test_checkpoint_round_trip_on_the_gpu(tmp_path: Path) -> None:
 
     case = Case(steps=6, training={"precision": "bf16"})
     expected = save_then_continue(case, str(tmp_path), 2, 2, "fully_reshardable")
-    assert resume(case, str(tmp_path), 2) == pytest.approx(expected, rel=1e-5)
+    # Attention's backward pass adds by atomics on a GPU: bf16 losses repeat to some digits only.
+    assert resume(case, str(tmp_path), 2) == pytest.approx(expected, rel=2e-3)

@@ -44,6 +44,11 @@ _SETTINGS = (
         "less memory lost between blocks of unlike sizes",
     ),
     (
+        "NCCL_GRAPH_REGISTER",
+        "0",
+        "such blocks move, and a CUDA graph's replay would use memory that NCCL registered before",
+    ),
+    (
         "TORCH_NCCL_ASYNC_ERROR_HANDLING",
         "3",
         "an error or time-out in NCCL ends the process instead of leaving it waiting",

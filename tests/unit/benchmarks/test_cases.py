@@ -47,6 +47,29 @@ def test_one_gpu_has_as_many_layers_of_the_7b_as_fit_and_says_so():
         for p in (plan, larger)
     ]
     assert 0 < layers[0] < layers[1] <= 28
+    for case in cut:  # what the aim is held against fills the device and recomputes nothing
+        first = case.attempts[0]
+        tokens = (
+            first["training.micro_batch_size"] * case.arguments["fields"]["data.sequence_length"]
+        )
+        assert tokens >= 8192 and "training.recompute" not in first
+
+
+@pytest.mark.parametrize(
+    ("name", "peak", "is_known"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989, True),
+        ("NVIDIA H100 PCIe", 756, True),
+        ("NVIDIA H200", 989, True),
+        ("NVIDIA A100-SXM4-80GB", 312, True),
+        ("NVIDIA B200", 2250, True),
+        ("NVIDIA L40S", 989, False),
+    ],
+)
+def test_the_peak_is_that_of_the_device_by_its_drivers_name(name, peak, is_known):
+    assert gpu_of(facts(name)).peak_bf16_tflops == peak
+    notes = gpu_cases(facts(name), 8, 30.0, RECIPES).notes
+    assert any("not in the planner's table" in note for note in notes) is not is_known
 
 
 def test_attempts_begin_where_the_plan_says_it_fits():

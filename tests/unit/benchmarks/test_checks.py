@@ -1,5 +1,7 @@
 """What checks say of figures: each verdict can fail."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,6 +41,14 @@ def test_a_late_divergence_is_not_hidden_by_the_rest():
     assert not noise(late, seeds[0], seeds)["passed"]
 
 
+def test_no_number_is_no_pass():
+    seeds = [falling(), falling(0.05), falling(-0.05)]
+    for place in (0, 100, 199):
+        broken = falling()
+        broken[place] = math.nan
+        assert not noise(broken, seeds[0], seeds)["passed"]
+
+
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=100), st.integers(1, 30))
 def test_windows_cover_what_is_whole(values, size):
     found = windows(values, size)
@@ -56,6 +66,8 @@ def run(losses, norms=(1.0, 1.0)):
         (run([2.0, 1.0]), True),
         (run([2.0, 1.0 + 5e-5]), False),
         (run([2.0, 1.0], (1.0, 1.1)), False),
+        (run([2.0, math.nan]), False),
+        (run([2.0, 1.0], (1.0, math.nan)), False),
     ],
 )
 def test_a_layout_against_one_process(found, passes):

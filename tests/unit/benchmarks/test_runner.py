@@ -4,9 +4,10 @@ import json
 import signal
 import sys
 
+import psutil
 import pytest
 
-from benchmarks.gpu_kit import one, runner
+from benchmarks.gpu_kit import machine, one, runner
 from benchmarks.gpu_kit.runner import Case, Runner
 
 CASE = Case("a", "rates_job:facts", {"fields": {"x": 1}}, seconds=30.0, attempts=({}, {"x": 2}))
@@ -72,12 +73,47 @@ def test_the_budget_is_said(made, tmp_path):
     assert not list(tmp_path.glob("*.json"))  # so that a later call runs it
 
 
+def test_what_was_skipped_runs_again_when_what_it_needs_may_be_there(made):
+    start, calls = made
+    skipped = {"status": one.SKIPPED, "detail": "needs Transformer Engine"}
+    assert start({1: skipped})[0].run(CASE)["status"] == one.SKIPPED
+    assert start({1: {"status": "ok"}})[0].run(CASE)["status"] == "ok"
+    assert calls == [1, 1]
+
+
+def test_clocks_by_either_name_of_their_reasons(monkeypatch):
+    """nvidia-smi refuses a query with a field that it does not know."""
+    for known in machine._REASONS:
+        asked = lambda fields, k=known: [k] if set(fields) <= {*machine._CLOCKS, k} else []  # noqa: E731
+        monkeypatch.setattr(machine, "_query", asked)
+        assert machine.clocks() == [known]
+    monkeypatch.setattr(machine, "_query", lambda fields: [])
+    assert machine.clocks().startswith("load")
+
+
+def test_workers_in_sessions_of_their_own_end_with_their_case(tmp_path, monkeypatch):
+    """As torchrun's are; one that stays holds its GPU's memory."""
+    told = tmp_path / "worker"
+    worker = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    script = (
+        "import subprocess, sys, time\n"
+        f"p = subprocess.Popen([sys.executable, '-S', '-c', {worker!r}], start_new_session=True)\n"
+        f"open({str(told)!r}, 'w').write(str(p.pid))\n"
+        "time.sleep(600)"
+    )
+    monkeypatch.setattr(runner, "command", lambda *_: [sys.executable, "-S", "-c", script])
+    found = Runner(tmp_path, "commit", say=lambda _: None).run(Case("a", "x:y", seconds=5.0))
+    assert found["status"] == runner.TIMED_OUT
+    assert not psutil.pid_exists(int(told.read_text()))
+
+
 @pytest.mark.parametrize(
     ("raised", "status"),
     [
         ("MemoryError()", one.OUT_OF_MEMORY),
         ("RuntimeError('CUDA error: out of memory')", one.OUT_OF_MEMORY),
         ("RuntimeError('CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate')", one.OUT_OF_MEMORY),
+        ("RuntimeError('CUBLAS_STATUS_NOT_INITIALIZED: cublasCreate')", one.OUT_OF_MEMORY),
         ("RuntimeError('shape mismatch')", one.FAILED),
         ("ValueError('out of memory of my youth')", one.FAILED),
         ("skip.SkipCase('needs a GPU')", one.SKIPPED),

@@ -50,6 +50,14 @@ REFUSED = {
         {"training.cuda_graphs": "true", "training.recompute": "full"},
         "set training.recompute to none",
     ),
+    "graphs and annealing": (
+        {
+            "training.cuda_graphs": "true",
+            "diffusion.attention": "anneal",
+            "diffusion.anneal_steps": 10,
+        },
+        "records one mask or none",
+    ),
     "graphs and dropout": (
         {"training.cuda_graphs": "true", "model.hidden_dropout": 0.1},
         "one draw of dropout",

@@ -130,6 +130,22 @@ REFUSED = {
         2,
         "training.eval_samples 6 is no multiple of micro batch 4 x DP 2 = 8",
     ),
+    "fp32 kernels": (
+        {CP: 2, "model.layer_spec": "transformer_engine", "training.precision": "fp32"},
+        2,
+        "training.precision: fp32 has no kernel",
+    ),
+    "graphs of a pipeline": (
+        {
+            PP: 2,
+            "training.cuda_graphs": "true",
+            "training.eval_interval": 5,
+            "training.global_batch_size": 4,
+            "training.eval_samples": 6,
+        },
+        2,
+        "training.eval_samples 6 is no multiple of training.global_batch_size 4",
+    ),
     "optimizer format": (
         {
             "checkpoint.optimizer_format": "dp_reshardable",

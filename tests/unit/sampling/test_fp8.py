@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from megatron_dream.sampling.fp8 import (
     E4M3,
@@ -115,3 +116,23 @@ def test_what_cannot_be_put_into_fp8_is_refused_and_left() -> None:
     assert isinstance(model[0], nn.Linear)
     with pytest.raises(ValueError, match="no linear layers"):
         use_fp8_weights(nn.SiLU())
+
+
+@pytest.mark.parametrize("rows", [(1, 1), (3, 7)])
+def test_torch_takes_the_layouts_of_a_gpu(
+    rows: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tensors without values pass torch's own checks of ``_scaled_mm``: strides, scales, types."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    multiply, products = torch._scaled_mm, []
+
+    def counted(*factors: torch.Tensor, **options: torch.dtype) -> torch.Tensor:
+        products.append(multiply(*factors, **options))
+        return products[-1]
+
+    monkeypatch.setattr(torch, "_scaled_mm", counted)
+    with FakeTensorMode():
+        x = torch.empty(*rows, 32, dtype=torch.bfloat16, device="cuda")
+        weight = torch.empty(48, 32, dtype=torch.uint8, device="cuda").view(torch.float8_e4m3fn)
+        y = fp8_linear(x, weight, torch.empty(48, 1, device="cuda"))
+    assert len(products) == 1 and y.shape == (*rows, 48) and y.dtype == torch.bfloat16

@@ -21,6 +21,14 @@ def test_what_the_user_set_stays() -> None:
     assert not set(environment) & {one.name for one in users_own({})}, "those are never set"
 
 
+def test_nccl_registers_no_memory_of_graphs_that_segments_move() -> None:
+    # megatron-core asserts this for PYTORCH_CUDA_ALLOC_CONF alone, torch reads the newer name too.
+    environment: dict[str, str] = {}
+    apply(environment)
+    assert "expandable_segments:True" in environment["PYTORCH_ALLOC_CONF"]
+    assert environment["NCCL_GRAPH_REGISTER"] == "0"
+
+
 def test_a_shell_can_take_them(repository_root: Path) -> None:
     module = "megatron_dream.training.watch.environment"
     script = (
