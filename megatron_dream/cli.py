@@ -20,6 +20,7 @@ from megatron_dream import __version__, exit_codes
 from megatron_dream.data import flags
 from megatron_dream.errors import ConfigError, UserError
 from megatron_dream.evaluation import sampling_flags
+from megatron_dream.evaluation.harness import flags as eval_flags
 
 if TYPE_CHECKING:
     from megatron_dream.config.schema import RunConfig
@@ -548,6 +549,17 @@ def _add_places(parser: _Parser) -> None:
     )
 
 
+def _eval(options: argparse.Namespace) -> int:
+    from megatron_dream.evaluation.harness.command import run_eval
+
+    given = _given(options)
+    sampling = {name: given.pop(name) for name in sampling_flags.SAMPLING_FLAGS if name in given}
+    for name in ("seed", "steps"):  # of the evaluation, not of one call of the sampler
+        if name in sampling:
+            given[name] = sampling.pop(name)
+    return run_eval(**given, sampling=sampling)
+
+
 def _curate(options: argparse.Namespace) -> None:
     from megatron_dream.rl.curation import curate
 
@@ -688,6 +700,7 @@ VERBS: dict[str, tuple[Handler, Callable[[_Parser], None], str]] = {
     ),
     "infill": (_infill, sampling_flags.add_infill_flags, "fill the gap between two texts"),
     "chat": (_chat, sampling_flags.add_chat_flags, "talk with a model in the terminal"),
+    "eval": (_eval, eval_flags.add_eval_flags, "measure a model on benchmarks, as the paper does"),
     "judge": (_judge, _fill_judge, "run programs against tests, shut in"),
     "curate": (_curate, _fill_curate, "choose the problems that rl is trained on"),
     "serve": (_serve, _fill_serve, "answer over HTTP as OpenAI does, with a page to watch"),
