@@ -507,6 +507,12 @@ def _sample(options: argparse.Namespace) -> None:
     run_sample(**_given(options))
 
 
+def _order(options: argparse.Namespace) -> None:
+    from megatron_dream.evaluation.order.command import run_order
+
+    run_order(**_given(options))
+
+
 def _infill(options: argparse.Namespace) -> None:
     from megatron_dream.evaluation.sample_command import run_infill
 
@@ -697,6 +703,11 @@ VERBS: dict[str, tuple[Handler, Callable[[_Parser], None], str]] = {
         _sample,
         sampling_flags.add_sample_flags,
         "complete prompts, and show the order of the tokens",
+    ),
+    "order": (
+        _order,
+        sampling_flags.add_order_flags,
+        "tell in which order samples were generated",
     ),
     "infill": (_infill, sampling_flags.add_infill_flags, "fill the gap between two texts"),
     "chat": (_chat, sampling_flags.add_chat_flags, "talk with a model in the terminal"),

@@ -150,6 +150,20 @@ def add_sample_flags(parser: argparse.ArgumentParser) -> None:
     )
     add_sampling_flags(parser)
     _add_outputs(parser)
+    parser.add_argument(
+        "--history", type=Path, metavar="F.jsonl", help="what opened when, for megatron-dream order"
+    )
+
+
+def add_order_flags(parser: argparse.ArgumentParser) -> None:
+    """All of ``megatron-dream order``."""
+    parser.argument_default = argparse.SUPPRESS  # defaults stay in evaluation/order/command.py
+    add = parser.add_argument
+    add("file", metavar="FILE.jsonl", type=Path, help="written by sample --history")
+    add("--output", type=Path, metavar="FOLDER", help="for order.md, order.json and order.png")
+    add("--page", type=Path, metavar="F.html", help="a page that plays the decoding")
+    add("--any-settings", action="store_true", help="take orders that blocks or a penalty forced")
+    add("--seed", type=int, metavar="N", help="of the shuffled null and the interval (0)")
 
 
 def add_infill_flags(parser: argparse.ArgumentParser) -> None:

@@ -65,7 +65,7 @@ def check_draws(draws: str, mc_num: int) -> None:
 
 
 def plan_masks(draws: str, length: int, mc_num: int, seed: int, question: int = 0) -> MaskPlan:
-    """The sets of one continuation.
+    """The sets of one continuation, each once.
 
     Args:
         draws: one of ``KINDS``.
@@ -80,15 +80,31 @@ def plan_masks(draws: str, length: int, mc_num: int, seed: int, question: int = 
     check_draws(draws, mc_num)
     if draws == "all":
         return _every_set(length)
+    return _merged(*draw_masks(draws, length, mc_num, seed, question))
+
+
+def draw_masks(
+    draws: str, length: int, mc_num: int, seed: int, question: int = 0
+) -> tuple[Bools, Floats]:
+    """Every draw's set, empty and repeated ones too, bool [N, L], and its weight, float64 [N].
+
+    Args:
+        draws: one of ``KINDS`` but ``all``.
+        length: as in ``plan_masks``.
+        mc_num: likewise.
+        seed: likewise.
+        question: likewise.
+    """
     numbers = _Numbers(seed, question, length)
-    made = {"complementary": _complementary, "count": _count}.get(draws)
-    if made is not None:
-        return _merged(*made(numbers, mc_num, length))
+    if draws == "complementary":
+        return _complementary(numbers, mc_num)
+    if draws == "count":
+        return _count(numbers, mc_num)
     u_N = numbers.times(mc_num)
     if draws == "stratified":
         u_N = (np.arange(mc_num) + u_N) / mc_num
     t_N = T_MIN + (1.0 - T_MIN) * u_N
-    return _merged(numbers.positions(mc_num) < t_N[:, None], 1.0 / (mc_num * t_N))
+    return numbers.positions(mc_num) < t_N[:, None], 1.0 / (mc_num * t_N)
 
 
 @dataclass(frozen=True)
@@ -113,7 +129,7 @@ class _Numbers:
         return np.stack([self._stream.positions(n, self.length) for n in range(count)])
 
 
-def _complementary(numbers: _Numbers, mc_num: int, length: int) -> tuple[Bools, Floats]:
+def _complementary(numbers: _Numbers, mc_num: int) -> tuple[Bools, Floats]:
     pairs = mc_num // 2
     t_P = T_MIN + (0.5 - T_MIN) * (np.arange(pairs) + numbers.times(pairs)) / pairs
     masks_PL = numbers.positions(pairs) < t_P[:, None]
@@ -121,7 +137,8 @@ def _complementary(numbers: _Numbers, mc_num: int, length: int) -> tuple[Bools, 
     return np.concatenate([masks_PL, ~masks_PL]), weights
 
 
-def _count(numbers: _Numbers, mc_num: int, length: int) -> tuple[Bools, Floats]:
+def _count(numbers: _Numbers, mc_num: int) -> tuple[Bools, Floats]:
+    length = numbers.length
     u_N = (np.arange(mc_num) + numbers.times(mc_num)) / mc_num
     count_N = np.minimum((u_N * length).astype(np.int64) + 1, length)
     rank_NL = numbers.positions(mc_num).argsort(axis=1, kind="stable").argsort(axis=1)
