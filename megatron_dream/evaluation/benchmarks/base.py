@@ -74,6 +74,7 @@ class Benchmark(ABC):
     file_names: ClassVar[tuple[str, ...]]
     styles: ClassVar[tuple[Style, ...]] = ("base", "instruct")
     is_infilling: ClassVar[bool] = False
+    cpu_seconds: ClassVar[int] = 10  # of one program with all its tests
     needs_references: ClassVar[bool] = False  # tasks whose own reference fails here are left out
 
     def __init__(self, style: Style) -> None:

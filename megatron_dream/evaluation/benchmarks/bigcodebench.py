@@ -35,6 +35,7 @@ class BigCodeBenchComplete(Benchmark):
     file_names = ("BigCodeBench-v0.1.4", "BigCodeBench", "bigcodebench", "v0.1.4")
     prompt_field = "complete_prompt"
     needs_references = True
+    cpu_seconds = 60
 
     def task(self, record: Json, where: str) -> Task:
         """See the base class."""

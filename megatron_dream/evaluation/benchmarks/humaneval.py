@@ -56,6 +56,7 @@ class HumanEvalPlus(HumanEval):
 
     name, title = "humaneval_plus", "HumanEval+"
     file_names = ("HumanEvalPlus-v0.1.10", "HumanEvalPlus")
+    cpu_seconds = 60  # over a thousand inputs of a task, and the reference's answers to them
 
     def task(self, record: Json, where: str) -> Task:
         """See the base class."""

@@ -44,6 +44,7 @@ class LiveCodeBench(Benchmark):
     name, title = "livecodebench", "LiveCodeBench 2410-2505"
     file_names = ("livecodebench", "code_generation_lite", "test6", "test5", "test")
     harness_suffix = ".json"
+    cpu_seconds = 60  # its own evaluator gives 6 to each case
     styles = ("instruct",)
 
     def is_asked(self, record: Json) -> bool:

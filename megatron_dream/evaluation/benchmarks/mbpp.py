@@ -88,6 +88,7 @@ class MbppPlus(Mbpp):
 
     name, title = "mbpp_plus", "MBPP+"
     file_names = ("MbppPlus-v0.2.0", "MbppPlus")
+    cpu_seconds = 60
 
     def task(self, record: Json, where: str) -> Task:
         """See the base class."""

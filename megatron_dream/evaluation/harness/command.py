@@ -171,15 +171,15 @@ def _references(
 ) -> int:
     """How many of the tasks' own solutions pass."""
     failed = 0
-    with wanted.judge_options().start() as judge:
-        for name, (kind, tasks, _) in benchmarks.items():
+    for name, (kind, tasks, _) in benchmarks.items():
+        with wanted.judge_options().start(kind.cpu_seconds) as judge:
             verdicts = judge_references(kind, tasks, judge)
-            wrong = {task: verdict for task, verdict in verdicts.items() if not verdict.passed}
-            print(f"{name}: {len(verdicts) - len(wrong)} of {len(tasks)} reference solutions pass")
-            for task, verdict in list(wrong.items())[:10]:
-                print(f"  {task}: {verdict.outcome} {verdict.test} {verdict.detail}")
-            if not kind.needs_references:  # those that cannot be judged here are no fault
-                failed += len(tasks) - len(verdicts) + len(wrong)
+        wrong = {task: verdict for task, verdict in verdicts.items() if not verdict.passed}
+        print(f"{name}: {len(verdicts) - len(wrong)} of {len(tasks)} reference solutions pass")
+        for task, verdict in list(wrong.items())[:10]:
+            print(f"  {task}: {verdict.outcome} {verdict.test} {verdict.detail}")
+        if not kind.needs_references:  # those that cannot be judged here are no fault
+            failed += len(tasks) - len(verdicts) + len(wrong)
     return int(failed > 0)
 
 
@@ -206,7 +206,7 @@ def _measure(
         generate(loaded.model(), kind.name, tasks, settings, folder, wanted.batch_size, place)
     if place.rank > 0:
         return None
-    with wanted.judge_options().start() as judge:
+    with wanted.judge_options().start(kind.cpu_seconds) as judge:
         return _judge(wanted, kind, tasks, folder, judge, steps)
 
 
@@ -309,9 +309,10 @@ def _report(
     text = sampler_rows(results) if results else ""
     if wanted.suite == "paper":
         text = f"{paper_tables(results, wanted.style, others)}\n### Sampler\n\n{text}"
-    for name, estimate in others.items():
-        if wanted.suite != "paper":
-            text += f"{name}: {100 * estimate.value:.1f}% ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})\n"
+    else:
+        for name, found in others.items():
+            low, high = 100 * found.low, 100 * found.high
+            text += f"{name}: {100 * found.value:.1f}% ({low:.1f} to {high:.1f})\n"
     with atomic_write(wanted.output / "results.md") as stream:
         stream.write(text)
     print(text)

@@ -97,7 +97,7 @@ def _task(name: str, prepared: Path) -> Json:
 def _opened(name: str, data: str) -> tuple[Benchmark, dict[str, Task], Judging]:
     kind = benchmark(name, "base")
     tasks = {task.id: task for task in kind.tasks(Path(data))}
-    return kind, tasks, JudgeOptions(workers=1).start()
+    return kind, tasks, JudgeOptions(workers=1).start(kind.cpu_seconds)
 
 
 def passed(name: str, data: str, task_id: str, answer: str) -> float:

@@ -21,8 +21,7 @@ from ..progress import sample_progress
 from .records import Key
 
 Json = dict[str, Any]
-# A benchmark's own evaluators allow minutes for all inputs of a task; EvalPlus has over a thousand.
-LIMITS = Limits(cpu=60, wall=180.0, memory=4 << 30)
+MEMORY = 4 << 30  # bytes of a program, as EvalPlus has it
 
 
 @dataclass(frozen=True)
@@ -46,14 +45,15 @@ class JudgeOptions:
     isolation: Isolation | None = None
     endpoints: Sequence[str] = ()
 
-    def start(self) -> Judging:
-        """A judge.
+    def start(self, cpu_seconds: int) -> Judging:
+        """A judge that gives each program so long.
 
         Raises:
             MissingDependencyError: programs cannot be shut in here.
         """
+        limits = Limits(cpu=cpu_seconds, wall=60.0 + 4 * cpu_seconds, memory=MEMORY)
         try:
-            judge = start_judge(self.workers, LIMITS, self.isolation, self.endpoints)
+            judge = start_judge(self.workers, limits, self.isolation, self.endpoints)
         except SandboxUnavailable as error:
             raise MissingDependencyError(str(error)) from None
         if judge.notice:
