@@ -106,6 +106,9 @@ CHECKS: dict[str, list[str]] = {
         "tests/system/test_sandbox_denied.py", "tests/system/test_sandbox_user.py",
         "-m", "not acceptance",
     ],
+    "harnesses: canonical solutions, 500 broken variants, lm_eval, kills (needs .venv-evaluation)": [
+        sys.executable, "tests/acceptance/harnesses.py",
+    ],
     "judge: ten thousand programs leave nothing": [
         sys.executable, "tests/acceptance/judge_many.py",
     ],

@@ -233,7 +233,8 @@ def test_plus_compares_floats_and_sets_as_evalplus_does(tmp_path, judge):
         return judge.submit(f"def add(a, b):\n    return {body}\n", task.problem).result().passed
 
     assert outcome("(a + b) / 3 + 5e-7") and not outcome("(a + b) / 3 + 5e-6")
-    assert not outcome("int((a + b) / 3)") and not outcome("True")
+    assert outcome("int((a + b) / 3)")  # 1 == 1.0, and so it has it
+    assert not outcome("[(a + b) / 3]") and not outcome("str((a + b) / 3)")
 
 
 def test_inputs_that_json_cannot_hold():
