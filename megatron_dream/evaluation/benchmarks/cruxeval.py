@@ -28,7 +28,7 @@ class CruxEval(Benchmark):
         prompt_file: in ``prompts/``.
     """
 
-    file_names = ("cruxeval", "test")
+    file_names = ("cruxeval",)
     harness_suffix = ".json"
     asks_input: ClassVar[bool]
     prompt_file: ClassVar[str]

@@ -42,7 +42,7 @@ class LiveCodeBench(Benchmark):
     """Programs that read standard input, and methods of ``Solution``."""
 
     name, title = "livecodebench", "LiveCodeBench 2410-2505"
-    file_names = ("livecodebench", "code_generation_lite", "test6", "test5", "test")
+    file_names = ("livecodebench",)
     harness_suffix = ".json"
     cpu_seconds = 60  # its own evaluator gives 6 to each case
     styles = ("instruct",)

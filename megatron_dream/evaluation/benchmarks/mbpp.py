@@ -1,7 +1,8 @@
 """MBPP: the sanitised tasks with their three assertions, and MBPP+ in EvalPlus's format.
 
 ``mbpp`` reads evalplus/mbppplus of the hub (378 tasks), Google's sanitized-mbpp.json, or EvalPlus's file.
-Base models get the public recipe's prompt: the text, the assertions, and the head of an answer.
+Base models get the public recipe's prompt: the text, three assertions, and the head of an answer; EvalPlus's
+own prompt where its file has no assertions.
 """
 
 from __future__ import annotations
@@ -60,7 +61,16 @@ class Mbpp(Benchmark):
 
     def _plus_ask(self, record: Json, where: str) -> Ask:
         prompt = text_field(record, "prompt", where).strip() + "\n"
-        return Ask(text=prompt) if self.style == "base" else code_ask(prompt)
+        if self.style == "instruct":
+            return code_ask(prompt)
+        asserted = str(record.get("assertion") or "")
+        tests = [line for line in asserted.splitlines() if line.startswith("assert")]
+        if not tests:
+            return Ask(text=prompt)
+        # its prompt is a docstring of the text and one assertion
+        lines = prompt.strip().strip('"').strip().splitlines()
+        text = "\n".join(line for line in lines if not line.startswith("assert"))
+        return _base_ask(text, tests)
 
     def _ask(self, record: Json, tests: Sequence[str], where: str) -> Ask:
         text = record.get("prompt") or text_field(record, "text", where)
@@ -68,8 +78,7 @@ class Mbpp(Benchmark):
             self.style == "instruct"
         ):  # EvalPlus's prompt of this task: a docstring with one assertion
             return code_ask(f'"""\n{text}\n{tests[0]}\n"""\n')
-        shown = "\n".join(tests[:3])
-        return Ask(text=f"{text}\nThe code should pass these tests:\n\n{shown}\n\n{PREFIX}")
+        return _base_ask(text, tests)
 
     def _stops(self) -> tuple[str, ...]:
         return (*BASE_STOPS, "```", '\n"""', "\nassert") if self.style == "base" else CHAT_STOPS
@@ -100,6 +109,12 @@ class MbppPlus(Mbpp):
 
     def _plus(self, record: Json, where: str) -> Problem:
         return plus_problem(record, where, "mbpp")
+
+
+def _base_ask(text: str, tests: Sequence[str]) -> Ask:
+    """The public recipe's prompt for base models."""
+    shown = "\n".join(tests[:3])
+    return Ask(text=f"{text}\nThe code should pass these tests:\n\n{shown}\n\n{PREFIX}")
 
 
 def called_functions(code: str, tests: Sequence[str]) -> tuple[str, ...]:

@@ -71,6 +71,11 @@ class Evaluation:
             return [base]
         return [base.with_options({"steps": steps}) for steps in self.steps]
 
+    @property
+    def goes_left_to_right(self) -> bool:
+        """Whether the model has no steps, but a pass for every token."""
+        return (self.model / "config.json").is_file() and is_autoregressive(self.model)
+
     def judge_options(self) -> JudgeOptions:
         """Of our judge."""
         return JudgeOptions(self.workers, self.isolation, self.endpoints)
@@ -192,10 +197,10 @@ def _measure(
 ) -> Result | None:
     """Generate, judge and score one benchmark under one setting; None on ranks that only generate."""
     kind, tasks, file = chosen
-    steps = settings.sampling.get("steps")
+    steps = None if wanted.goes_left_to_right else settings.sampling.get("steps")
     folder = wanted.output / kind.name
     if len(wanted.steps) > 1:
-        folder = folder / f"steps-{steps}"
+        folder = folder / f"steps-{settings.sampling['steps']}"
     folder.mkdir(parents=True, exist_ok=True)
     if place.rank == 0:
         check_run(folder, _identity(wanted, kind, settings, file))
@@ -277,7 +282,6 @@ def _lm_eval(wanted: Evaluation, names: Sequence[str]) -> dict[str, Estimate]:
         return {}
     from .lm_eval_tasks import published_arguments, run_lm_eval
 
-    is_folder = (wanted.model / "config.json").is_file()
     found: dict[str, Estimate] = {}
     for full in names:
         task = full.removeprefix("lm_eval:")
@@ -290,7 +294,7 @@ def _lm_eval(wanted: Evaluation, names: Sequence[str]) -> dict[str, Estimate]:
                 [task],
                 wanted.output / "lm_eval" / task,
                 model_args=arguments,
-                is_autoregressive=is_folder and is_autoregressive(wanted.model),
+                is_autoregressive=wanted.goes_left_to_right,
                 chat=wanted.style == "instruct",
                 limit=wanted.limit,
                 shots=shots,
