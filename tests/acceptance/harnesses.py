@@ -33,6 +33,7 @@ from megatron_dream.evaluation.harness.evaluators import (  # noqa: E402
 )
 from megatron_dream.evaluation.harness.lm_eval_tasks import (  # noqa: E402
     run_lm_eval,
+    write_choice_task,
     write_local_tasks,
 )
 from megatron_dream.evaluation.harness.overlay import Overlay  # noqa: E402
@@ -56,6 +57,20 @@ ASSERTS_TRUTH = (
     "HumanEval's own test asserts truth (`assert candidate(...)`, `assert not ...`), so that None passes "
     "for False and text for True; EvalPlus compares with the reference's answer"
 )
+
+
+def origin(overlay: Overlay, options: argparse.Namespace) -> list[str]:
+    """By which command, on which commit, with which versions."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
+    code = "import importlib.metadata as m; print(m.version('evalplus'), m.version('lm_eval'))"
+    done = subprocess.run([overlay.python, "-c", code], capture_output=True, text=True, check=True)
+    evalplus, lm_eval = done.stdout.split()
+    return [
+        f"`python tests/acceptance/harnesses.py --variants {options.variants} --limit {options.limit}` on "
+        f"commit {commit or 'unknown'}, evalplus {evalplus}, lm_eval {lm_eval}."
+    ]
 
 
 def canonical(data: Path, workers: int) -> tuple[list[str], bool]:
@@ -168,13 +183,14 @@ def harness(overlay: Overlay, data: Path, folder: Path, limit: int) -> list[str]
         SystemExit: the two runs differ.
     """
     export = make_tiny_export(folder / "model" / "export")
-    tasks = write_local_tasks(folder / "tasks", data)
+    tasks = [*write_local_tasks(folder / "tasks", data), write_choice_task(folder / "tasks", data)]
     arguments = {
         "max_new_tokens": 16,
         "steps": 8,
         "temperature": 0.2,
         "top_p": 0.9,
         "gap": "8",
+        "mc_num": 16,
         "seed": 3,
     }
     runs = []
@@ -262,7 +278,7 @@ def report(options: argparse.Namespace, folder: Path) -> tuple[str, bool]:
     """All four, as Markdown, and whether everything is as it should be."""
     overlay = Overlay.of(options.overlay)
     table, is_whole = canonical(options.data, options.workers)
-    parts = ["# Harnesses", "", *table, ""]
+    parts = ["# Harnesses", "", *origin(overlay, options), "", *table, ""]
     compared, kinds, told = disagreements(
         overlay, options.data, folder / "variants", options.variants, options.workers
     )

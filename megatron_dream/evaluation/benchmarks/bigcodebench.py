@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Sequence
+from typing import ClassVar
 
 from ...errors import DataError
 from ...sandbox import Problem
@@ -32,7 +33,12 @@ class BigCodeBenchComplete(Benchmark):
     """1,140 functions to go on with."""
 
     name, title = "bigcodebench_complete", "BigCodeBench complete (full)"
-    file_names = ("BigCodeBench-v0.1.4", "BigCodeBench", "bigcodebench", "v0.1.4")
+    file_names: ClassVar[tuple[str, ...]] = (
+        "BigCodeBench-v0.1.4",
+        "BigCodeBench",
+        "bigcodebench",
+        "v0.1.4",
+    )
     prompt_field = "complete_prompt"
     needs_references = True
     cpu_seconds = 60

@@ -7,6 +7,7 @@ completion, sanitised as EvalPlus does. Instruct models are asked as EvalPlus as
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from ...errors import DataError
 from ...sandbox import ProblemError, problem_of
@@ -22,7 +23,7 @@ class HumanEval(Benchmark):
     """164 functions."""
 
     name, title = "humaneval", "HumanEval"
-    file_names = ("HumanEval",)
+    file_names: ClassVar[tuple[str, ...]] = ("HumanEval",)
 
     def task(self, record: Json, where: str) -> Task:
         """See the base class."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
+from typing import ClassVar
 
 from ...errors import DataError
 from ...sandbox import Problem
@@ -24,7 +25,13 @@ class Mbpp(Benchmark):
     """The assertions of MBPP."""
 
     name, title = "mbpp", "MBPP"
-    file_names = ("MbppPlus-v0.2.0", "MbppPlus", "mbppplus", "mbpp", "sanitized-mbpp")
+    file_names: ClassVar[tuple[str, ...]] = (
+        "MbppPlus-v0.2.0",
+        "MbppPlus",
+        "mbppplus",
+        "mbpp",
+        "sanitized-mbpp",
+    )
 
     def task(self, record: Json, where: str) -> Task:
         """See the base class."""

@@ -127,7 +127,8 @@ class _Loaded:
     """The model, loaded when it is first asked for: a finished evaluation is scored without it."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self._model = path, None
+        self.path = path
+        self._model: Model | None = None
 
     def model(self) -> Model:
         if self._model is None:

@@ -60,6 +60,42 @@ def write_local_tasks(folder: Path, data: Path, names: Sequence[str] = LOCAL) ->
     return written
 
 
+CHOICES = 4
+
+
+def write_choice_task(folder: Path, data: Path) -> str:
+    """Write a task of choices from CRUXEval: a program's output among those of the next ones; its name.
+
+    Likelihoods of local files, where lm_eval's own tasks of choices need the hub's data.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    name = "cruxeval_choice_local"
+    prepared = folder / f"{name}.jsonl"
+    records = [task.record for task in benchmark("cruxeval_output", "base").tasks(data)]
+    with open(prepared, "w", encoding="utf-8") as stream:
+        for number, record in enumerate(records):
+            others = [records[(number + k) % len(records)]["output"] for k in range(CHOICES)]
+            label = number % CHOICES
+            others[0], others[label] = others[label], others[0]  # no place is right more often
+            line = {
+                "code": record["code"],
+                "given": record["input"],
+                "choices": others,
+                "label": label,
+            }
+            stream.write(json.dumps(line) + "\n")
+    task = _task(name, prepared) | {
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{code}}\nassert f({{given}}) ==",
+        "doc_to_choice": "choices",
+        "doc_to_target": "label",
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    }
+    del task["generation_kwargs"]
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
+    return name
+
+
 _METRIC = '''"""The verdict on one answer, by our judge."""
 
 from megatron_dream.evaluation.harness.lm_eval_tasks import passed
