@@ -133,6 +133,25 @@ def test_a_finished_evaluation_is_scored_again_without_the_sampler(folder, whole
     assert other.returncode == 2 and "another evaluation" in other.stderr
 
 
+def test_a_checkpoint_answers_as_its_export(folder, whole):
+    """Both hold the same fp32 weights; greedy, so that rounding decides nothing but exact ties."""
+    checkpoint = folder / "checkpoint"
+    words = [sys.executable, "-m", "megatron_dream", "import-hf", str(folder / "model" / "export")]
+    done = run([*words, str(checkpoint)])
+    assert done.returncode == 0, done.stderr
+    answers = []
+    for output, model in (("greedy", None), ("greedy_checkpoint", checkpoint)):
+        words = command(folder, output, "--temperature", "0", "--limit", "4")
+        if model is not None:
+            words[words.index(str(folder / "model" / "export"))] = str(model)
+        done = run(words)
+        assert done.returncode == 0, done.stderr
+        lines = lines_of(folder, output)
+        answers.append({(line["task_id"], line["sample_index"]): line["answer"] for line in lines})
+        assert all(line["flops"] > 0 for line in lines)
+    assert answers[0] == answers[1] and len(answers[0]) == 8
+
+
 def test_references_and_refusals(folder, tmp_path):
     done = run(command(folder, "nothing", "--references"))
     assert done.returncode == 0 and "12 of 12 reference solutions pass" in done.stdout
