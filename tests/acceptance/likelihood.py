@@ -300,7 +300,7 @@ def markdown(report: dict[str, Any]) -> str:
         f"Written by `tests/acceptance/likelihood.py` ({report['seeds']} seeds, {report['steps']} steps of "
         f"training, {report['seconds']:.0f} s), whose first lines tell what it does. "
         + (
-            "Nothing is where theory does not say."
+            "Everything is where theory says."
             if not wrong
             else f"**Wrong: {'; '.join(wrong)}.**"
         ),
