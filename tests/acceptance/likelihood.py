@@ -299,11 +299,7 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         f"Written by `tests/acceptance/likelihood.py` ({report['seeds']} seeds, {report['steps']} steps of "
         f"training, {report['seconds']:.0f} s), whose first lines tell what it does. "
-        + (
-            "Everything is where theory says."
-            if not wrong
-            else f"**Wrong: {'; '.join(wrong)}.**"
-        ),
+        + ("Everything is where theory says." if not wrong else f"**Wrong: {'; '.join(wrong)}.**"),
         "",
         f"## Bound, exact, chain over all {LETTERS**4:,} texts of four letters",
         "",

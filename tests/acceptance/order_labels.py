@@ -196,7 +196,7 @@ def main() -> int:
     plot_order(analysis, options.output / "order_labels.png")
     kept = scored(pairs)
     report = {"kappa": kappa(kept) if kept else None, "scored": len(kept), "pairs": pairs}
-    samples = [dataclasses.asdict(one) for one in records]
+    samples = [dataclasses.asdict(dataclasses.replace(one, where="")) for one in records]
     whole = {**report, "sources": names, "histories": samples}
     write_json(options.output / "order_labels.json", whole)
     with atomic_write(options.output / "order_labels.md") as stream:

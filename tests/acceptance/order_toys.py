@@ -108,7 +108,7 @@ def trained(steps: int) -> TinyTransformer:
         schedule.step()
     for weight in weights:
         weight.requires_grad_(False)
-    print(f"toys: loss {float(loss):.3f} after {steps} steps", flush=True)
+    print(f"toys: loss {loss.item():.3f} after {steps} steps", flush=True)
     return model
 
 
@@ -127,7 +127,8 @@ def histories(steps: int, each: int) -> dict[str, list[OrderRecord]]:
         pad_token_id=PAD,
         eos_token_id=PAD,
         bos_token_id=BOS,
-        num_tokens=MASK,
+        num_tokens=VOCABULARY,
+        forbidden_token_ids=(PAD, BOS, *KINDS),
     )
     for kind, (name, maker) in zip(KINDS, MAKERS.items(), strict=True):
         prompts = [[BOS, kind, *maker(draw)[0]] for _ in range(each)]
