@@ -1,9 +1,12 @@
 """The order's classifier against 30 real histories, labelled by a rule of its own that was stated before.
 
-Ten generations each of three tiny models, one block, no penalty, temperature 0: functions completed and
-questions answered by the quickstart's models, and toy problems answered by sampling_trained.py's. The
-rule looks at three frames, in which a quarter, a half and three quarters of the text's tokens are open, and
-at lines and single tokens; it knows no correlation, no ast and none of the classifier's figures:
+Generations of the product's sampler, one block, no penalty: nine functions completed by the quickstart's
+model, and seven each of three kinds of toy text (order_toys.py) by a model trained here for a minute. The
+toys are there because the quickstart's functions alone are all of one label, and chance then explains
+everything; which label a history gets is told by its frames, not by its kind.
+
+The rule looks at three frames, in which a quarter, a half and three quarters of the text's tokens are
+open, and at lines and single tokens; it knows no correlation, no ast and none of the classifier's figures:
 
     left-to-right  in each frame at least 90% of what is open lies in the leftmost part of the text that is
                    as long as what is open and an eighth of the text
@@ -14,8 +17,8 @@ at lines and single tokens; it knows no correlation, no ast and none of the clas
 The first that holds counts. Cohen's kappa over the histories whose label by the rule has at least 5 of
 them; others are listed and not scored.
 
-    make quickstart; python tests/acceptance/sampling_trained.py     make the models
-    python tests/acceptance/order_labels.py                          about 3 minutes on one core
+    make quickstart          makes the model of functions; without it there are ten toys of each kind
+    python tests/acceptance/order_labels.py          about 3 minutes on one core
     writes docs/results/order_labels.{json,md,png}
 """
 
@@ -23,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import dataclasses
 import json
 import keyword
 import math
@@ -30,7 +34,6 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -39,6 +42,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import data_runs as runs  # noqa: E402
+import order_toys  # noqa: E402
 
 from megatron_dream.evaluation.order import OrderRecord, analyse, read_records  # noqa: E402
 from megatron_dream.evaluation.order.analysis import Analysis  # noqa: E402
@@ -48,59 +52,33 @@ from megatron_dream.evaluation.order.table import table_of  # noqa: E402
 from megatron_dream.files import atomic_write, write_json  # noqa: E402
 
 RESULTS = ROOT / "docs" / "results"
-EACH, NEW, FEWEST = 10, 64, 5
+TOTAL, NUM_FUNCTIONS, NEW, FEWEST = 30, 9, 64, 5
 FRAMES = (0.25, 0.5, 0.75)
 _SIGN = re.compile(r"[()\[\]{}]")
 _HEADER = re.compile(r"^\s*(?:async\s+)?(?:def|class)\b")
 
 
-@dataclass(frozen=True)
-class Source:
-    """A model and what it is asked."""
-
-    name: str
-    model: Path
-    prompts: list[str]
-    chat: bool = False
-
-
-def sources(quickstart: Path, toy: Path) -> list[Source]:
-    """Where histories come from.
-
-    Raises:
-        SystemExit: a model is not there.
-    """
-
-    def lines(path: Path, field: str) -> list[str]:
-        if not path.exists():
-            raise SystemExit(f"{path} is not there: the docstring says what makes it")
-        return [json.loads(line)[field] for line in path.read_text(encoding="utf-8").splitlines()]
-
-    exports = sorted(toy.glob("export-*"))
-    if not exports:
-        raise SystemExit(f"{toy} has no export: run tests/acceptance/sampling_trained.py first")
-    functions = lines(quickstart / "corpus" / "functions.jsonl", "prefix")
-    short = sorted(functions, key=len)[:EACH]
-    answers = lines(quickstart / "corpus" / "answers.jsonl", "prompt")[:EACH]
-    problems = lines(toy / "held_out.jsonl", "prompt")
-    long = [p for p in problems if int(re.findall(r"to (\d+):", p)[0]) >= 12][:EACH]
-    return [
-        Source("functions", quickstart / "runs" / "longer", short),
-        Source("answers", quickstart / "runs" / "sft", answers, chat=True),
-        Source("toy", exports[-1], long),
-    ]
-
-
-def sampled(source: Source, work: Path) -> list[OrderRecord]:
-    """Generate, unless the file is there."""
-    history = work / f"{source.name}.jsonl"
+def functions(quickstart: Path, work: Path) -> list[OrderRecord]:
+    """Completions of the shortest of the quickstart's functions; none where it has not been run."""
+    model, prompts = quickstart / "runs" / "longer", quickstart / "corpus" / "functions.jsonl"
+    if not (model.exists() and prompts.exists()):
+        return []
+    history = work / "functions.jsonl"
     if not history.exists():
-        prompts = work / f"{source.name}.prompts.jsonl"
-        text = "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in source.prompts)
-        prompts.write_text(text, encoding="utf-8")
-        words = [sys.executable, "-m", "megatron_dream", "sample", str(source.model)]
-        words += ["--jsonl", str(prompts), "--max-new-tokens", str(NEW), "--history", str(history)]
-        runs.run([*words, *(["--chat"] if source.chat else [])])
+        lines = prompts.read_text(encoding="utf-8").splitlines()
+        texts = sorted((json.loads(line)["prefix"] for line in lines), key=len)[:NUM_FUNCTIONS]
+        asked = work / "functions.prompts.jsonl"
+        asked.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
+        words = [
+            sys.executable,
+            "-m",
+            "megatron_dream",
+            "sample",
+            str(model),
+            "--jsonl",
+            str(asked),
+        ]
+        runs.run([*words, "--max-new-tokens", str(NEW), "--history", str(history)])
     return read_records(history)
 
 
@@ -199,17 +177,16 @@ def main() -> int:
     """0 where a kappa could be told."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quickstart", type=Path, default=ROOT / "work" / "quickstart")
-    parser.add_argument("--toy", type=Path, default=ROOT / "work" / "sampling_trained")
+    parser.add_argument("--steps", type=int, default=4000, help="of the toys' model")
     parser.add_argument("--work", type=Path, default=ROOT / "work" / "order_labels")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     options.output.mkdir(parents=True, exist_ok=True)
-    records, names = [], []
-    for source in sources(options.quickstart, options.toy):
-        found = [one for one in sampled(source, options.work) if one.num_tokens >= 8]
-        records += found
-        names += [source.name] * len(found)
+    found = {"functions": functions(options.quickstart, options.work)[:NUM_FUNCTIONS]}
+    found |= order_toys.histories(options.steps, (TOTAL - len(found["functions"])) // 3)
+    names = [name for name, of_kind in found.items() for _ in of_kind]
+    records = [record for of_kind in found.values() for record in of_kind]
     rule = [by_rule(one.text_tokens, one.steps) for one in records]
     write_json(options.work / "labels_by_rule.json", rule)  # before the classifier runs
     analysis = analyse(records)
@@ -219,7 +196,9 @@ def main() -> int:
     plot_order(analysis, options.output / "order_labels.png")
     kept = scored(pairs)
     report = {"kappa": kappa(kept) if kept else None, "scored": len(kept), "pairs": pairs}
-    write_json(options.output / "order_labels.json", {**report, "sources": names})
+    samples = [dataclasses.asdict(dataclasses.replace(one, where="")) for one in records]
+    whole = {**report, "sources": names, "histories": samples}
+    write_json(options.output / "order_labels.json", whole)
     with atomic_write(options.output / "order_labels.md") as stream:
         stream.write(text)
     print(text)

@@ -1,11 +1,12 @@
 """Cross-entropies at masked tokens, for many masked copies of many texts, rows of equal length together.
 
 The head runs at masked tokens only, and where the model can be asked for states (sampling/cache.py) so
-does the last layer: a short answer behind a long context costs no logits of the context. The probability
+does the last layer: a short answer behind a long context costs no logits of the context. Rows of a batch
+that are equal once they are masked, as choices of one token are, run once. The probability
 is the softmax over all that the model has logits for, as in training's loss and in published code; the
 sampler in addition forbids the mask token.
 
-Shapes: R rows of a batch, S their length, N masked tokens of them, V vocabulary.
+Shapes: R rows of a batch, U distinct ones, S their length, N masked tokens of them, V vocabulary.
 """
 
 from __future__ import annotations
@@ -142,26 +143,33 @@ def _batch(
     text_R: Integers,
     row_R: Integers,
 ) -> Scores:
-    rows, offsets, columns = [], [], []
     ids_RS = np.stack([texts[n].ids for n in text_R])
     truth_RS = ids_RS.copy()
-    for place, (number, row) in enumerate(zip(text_R, row_R, strict=True)):
-        start, here = texts[number].start, wanted[number][row].nonzero()[0]
-        rows.append(np.full(len(here), place))
-        offsets.append(here)
-        columns.append(start + here)
-        ids_RS[place, start + masks[number][row].nonzero()[0]] = model.mask_token_id
-    rows_N, columns_N = np.concatenate(rows), np.concatenate(columns)
+    pairs = list(zip(text_R, row_R, strict=True))
+    for place, (number, row) in enumerate(pairs):
+        hidden = masks[number][row].nonzero()[0]
+        ids_RS[place, texts[number].start + hidden] = model.mask_token_id
+    offsets = [wanted[number][row].nonzero()[0] for number, row in pairs]
+    rows_N = np.repeat(np.arange(len(pairs)), [len(part) for part in offsets])
+    offsets_N = np.concatenate(offsets)
+    columns_N = offsets_N + np.array([text.start for text in texts])[text_R[rows_N]]
+    # Choices of one question are often the same row once they are masked: it runs once.
+    distinct_US, place_R = np.unique(ids_RS, axis=0, return_inverse=True)
     where = current_device()
     ids, place_N, column_N, truth_N = (
         torch.from_numpy(values).to(where)
-        for values in (ids_RS, rows_N, columns_N, truth_RS[rows_N, columns_N])
+        for values in (
+            distinct_US,
+            place_R.reshape(-1)[rows_N],
+            columns_N,
+            truth_RS[rows_N, columns_N],
+        )
     )
     entropy_N, is_best_N = _cross_entropy(model.model, ids, place_N, column_N, truth_N)
     found = Scores(
         text_R[rows_N],
         row_R[rows_N],
-        np.concatenate(offsets),
+        offsets_N,
         entropy_N.double().cpu().numpy(),
         is_best_N.cpu().numpy(),
     )
@@ -172,7 +180,7 @@ def _batch(
 
 def _cross_entropy(
     model: Any,
-    ids_RS: torch.Tensor,
+    ids_US: torch.Tensor,
     row_N: torch.Tensor,
     column_N: torch.Tensor,
     truth_N: torch.Tensor,
@@ -180,12 +188,12 @@ def _cross_entropy(
     """Of each masked token, fp32, and whether the truth is the most probable token."""
     if isinstance(model, StatesModel):
         low, high = int(column_N.min()) - 1, int(column_N.max())
-        states = model.sampler_states(ids_RS, None, None, None, 0, low, high)
+        states = model.sampler_states(ids_US, None, None, None, 0, low, high)
         parts = states[row_N, column_N - 1 - low].split(ROWS_AT_ONCE)
         logits = map(model.sampler_logits, parts)
     else:
         call = model if callable(model) else model.forward
-        output = call(input_ids=ids_RS, attention_mask=None, position_ids=None)
+        output = call(input_ids=ids_US, attention_mask=None, position_ids=None)
         whole = getattr(output, "logits", output)
         logits = iter(whole[row_N, column_N - 1].split(ROWS_AT_ONCE))
     entropies, are_best = [], []

