@@ -1,6 +1,7 @@
 # Never calls sudo or a package manager of the system; .ci/run does that for CI.
 #   make setup PIP_ARGS='--extra-index-url ...'   options for pip, e.g. the index of CPU builds of torch
 #   make setup PYTHON=/path/to/python3.11         another interpreter
+#   make gpu-bench KIT_ARGS='--budget-minutes 60' flags of the kit for GPUs (docs/gpu_kit.md)
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test acceptance lint bench rl-demo gpu-check gpu-bench clean
 
@@ -11,6 +12,7 @@ STAMP := $(VENV)/.ready
 PIP_ARGS ?=
 PYTHON ?=
 PYTEST_ARGS ?=
+KIT_ARGS ?=
 export OMP_NUM_THREADS ?= 1
 
 help:
@@ -49,13 +51,13 @@ bench: setup
 	$(RUN) benchmarks/run.py
 
 gpu-check: setup
-	$(RUN) -m pytest tests/gpu -m gpu -rs $(PYTEST_ARGS)
+	$(RUN) -m benchmarks.gpu_kit.check $(KIT_ARGS)
 
 rl-demo: setup
 	$(RUN) examples/tiny/rl_demo.py
 
-gpu-bench:
-	@echo "make gpu-bench comes with the GPU benchmarks, which are not in this version; make bench runs on the CPU." >&2; exit 2
+gpu-bench: setup
+	$(RUN) -m benchmarks.gpu_kit.bench $(KIT_ARGS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -51,9 +51,12 @@ setup(
         "orjson",
     ],
     extras_require={
-        "te": ["transformer-engine[pytorch]>=2.0"],
+        # megatron-core 0.16.1 is made for these; requirements/cuda.txt pins one and says how to build it
+        "te": ["transformer-engine[pytorch]>=2.9,<2.12"],
         "dali": ["nvidia-dali-cuda120"],
+        "liger": ["liger-kernel==0.8.5"],
         "mpi": ["mpi4py", "mpich"],
+        "ft": ["nvidia-resiliency-ext>=0.4"],  # slurm/: DREAM_FT_AGENT=nvrx
         # Preprocessing at speed and in every format; gigatoken is compared, not trusted.
         "data": ["gigatoken", "pyarrow", "fsspec", "zstandard"],
         "datatrove": ["datatrove"],

@@ -13,14 +13,19 @@ import re
 import select
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from megatron_dream import __version__, exit_codes
-from megatron_dream.data import flags
+from megatron_dream.cluster import flags as cluster_flags
+from megatron_dream.data import flags as data_flags
 from megatron_dream.errors import ConfigError, UserError
 from megatron_dream.evaluation import sampling_flags
 from megatron_dream.evaluation.harness import flags as eval_flags
+from megatron_dream.hf import flags as hf_flags
+from megatron_dream.planning import flags as planning_flags
+from megatron_dream.rl import flags as rl_flags
+from megatron_dream.serving import flags as serving_flags
+from megatron_dream.training import flags as training_flags
 
 if TYPE_CHECKING:
     from megatron_dream.config.schema import RunConfig
@@ -188,7 +193,7 @@ def build_parser() -> tuple[_Parser, dict[str, _Parser]]:
     tokenizer = verbs.add_parser("tokenizer", help="train a tokenizer", allow_abbrev=False)
     inner = tokenizer.add_subparsers(metavar="COMMAND", required=True)
     train = _add_verb(inner, "train", "train a SentencePiece BPE tokenizer with byte fallback")
-    _fill_tokenizer_train(train)
+    data_flags.add_train_tokenizer_flags(train)
     train.set_defaults(handler=_tokenizer_train)
     leaves["tokenizer train"] = train
     return parser, leaves
@@ -213,7 +218,7 @@ def _doctor(options: argparse.Namespace) -> int:
     return run_doctor(as_json=options.json)
 
 
-def _fill_doctor(parser: _Parser) -> None:
+def _fill_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -226,20 +231,6 @@ def _tokenizer_train(options: argparse.Namespace) -> None:
         output=options.output,
         json_key=options.json_key,
         suffixes=options.suffixes,
-    )
-
-
-def _fill_tokenizer_train(parser: _Parser) -> None:
-    parser.add_argument("--input", type=Path, nargs="+", required=True, metavar="PATH")
-    parser.add_argument("--vocab-size", type=int, required=True, metavar="N")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE.model")
-    parser.add_argument("--json-key", default="text", help="field that holds the text (text)")
-    parser.add_argument(
-        "--suffixes",
-        nargs="+",
-        default=[".py"],
-        metavar="SUFFIX",
-        help="which files of a folder count (.py), such as .jsonl .jsonl.zst",
     )
 
 
@@ -332,29 +323,6 @@ def _run_config(options: argparse.Namespace) -> RunConfig | None:
     return None
 
 
-def _fill_train(parser: _Parser) -> None:
-    parser.set_defaults(takes_overrides=True)
-    parser.epilog = "Any field of the configuration: --section.field VALUE (docs/configuration.md)."
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE.yaml")
-    parser.add_argument(
-        "--dry-run",
-        type=int,
-        metavar="N",
-        help="rehearse the job for N GPUs in this process, without one: check all, start nothing",
-    )
-    parser.add_argument("--gpus-per-node", type=int, metavar="N", help="in a rehearsal (8)")
-    parser.add_argument(
-        "--without-files",
-        action="store_true",
-        help="in a rehearsal: tokenizer, data and checkpoints lie elsewhere",
-    )
-    parser.add_argument("--json", action="store_true", help="print a rehearsal as JSON")
-    parser.add_argument(
-        "--try-steps", type=int, metavar="N", help="run N steps, write nothing into the run folder"
-    )
-    parser.add_argument("--print-config", action="store_true", help="print it resolved, and stop")
-
-
 def _analyze_padding(options: argparse.Namespace) -> None:
     from megatron_dream.evaluation.padding import analyze_padding
 
@@ -374,51 +342,10 @@ def _build_index(options: argparse.Namespace) -> int:
     return build_index(load_config(options.config, options.overrides), options.token_budget)
 
 
-def _fill_build_index(parser: _Parser) -> None:
-    parser.set_defaults(takes_overrides=True)
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE.yaml")
-    parser.add_argument(
-        "--token-budget",
-        metavar="N",
-        help="tokens to plan for, such as 322e9 or 322B (default: those of the run's steps)",
-    )
-
-
 def _plan(options: argparse.Namespace) -> int:
-    from megatron_dream.planning.command import run_plan
+    from megatron_dream.planning.verb import plan
 
-    return run_plan(**_given(options), overrides=options.overrides)
-
-
-def _fill_plan(parser: _Parser) -> None:
-    # SUPPRESS: defaults stay in planning/command.py
-    parser.argument_default = argparse.SUPPRESS
-    parser.set_defaults(takes_overrides=True)
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE.yaml")
-    parser.add_argument("--gpus", type=int, required=True, metavar="N")
-    parser.add_argument(
-        "--gpu",
-        required=True,
-        metavar="NAME",
-        help="H100, H100-PCIe, H200, A100-80, B200, or a YAML file of a GPU's numbers",
-    )
-    parser.add_argument(
-        "--search", action="store_true", dest="do_search", help="rank all legal layouts"
-    )
-    parser.add_argument("--top", type=int, metavar="N", help="layouts to show (12)")
-    parser.add_argument(
-        "--precision", choices=("bf16", "fp8"), help="in place of the configuration's"
-    )
-    parser.add_argument(
-        "--token-budget", metavar="N", help="such as 322B (default: those of the run's steps)"
-    )
-    parser.add_argument(
-        "--stage", choices=("pretrain", "sft"), help="what the run is for (pretrain)"
-    )
-    parser.add_argument("--html", type=Path, metavar="F.html", help="write a page")
-    parser.add_argument(
-        "--json", action="store_true", dest="as_json_text", help="print JSON instead of text"
-    )
+    return plan(_given(options), options.overrides)
 
 
 def _status(options: argparse.Namespace) -> None:
@@ -433,20 +360,6 @@ def _check_nodes(options: argparse.Namespace) -> int:
     return check_nodes(**_given(options))
 
 
-def _fill_check_nodes(parser: _Parser) -> None:
-    parser.argument_default = argparse.SUPPRESS  # defaults stay in cluster/check.py
-    parser.add_argument("--seconds", type=float, metavar="S", help="of the whole check (300)")
-    parser.add_argument("--slow", type=float, metavar="X", help="times the median is slow (1.3)")
-    parser.add_argument("--output", type=Path, metavar="FILE.json", help="all that was found")
-    parser.add_argument(
-        "--bad-nodes", type=Path, metavar="FILE", help="names of nodes at fault, if there are any"
-    )
-
-
-def _fill_status(parser: _Parser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
-
-
 def _import_hf(options: argparse.Namespace) -> None:
     from megatron_dream.hf import import_hf
 
@@ -457,24 +370,10 @@ def _import_hf(options: argparse.Namespace) -> None:
         )
 
 
-def _fill_import_hf(parser: _Parser) -> None:
-    parser.add_argument("folder", type=Path, metavar="HF_FOLDER")
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
-    parser.add_argument("--tp", type=int, default=1, metavar="N")
-    parser.add_argument("--pp", type=int, default=1, metavar="N")
-
-
 def _export_hf(options: argparse.Namespace) -> None:
     from megatron_dream.hf import export_hf
 
     export_hf(options.checkpoint, options.folder, tokenizer=options.tokenizer, dtype=options.dtype)
-
-
-def _fill_export_hf(parser: _Parser) -> None:
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
-    parser.add_argument("folder", type=Path, metavar="HF_FOLDER")
-    parser.add_argument("--tokenizer", type=Path, metavar="PATH")
-    parser.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32"))
 
 
 def _verify_export(options: argparse.Namespace) -> int | None:
@@ -483,22 +382,10 @@ def _verify_export(options: argparse.Namespace) -> int | None:
     return verify_export(options.folder, options.against)
 
 
-def _fill_verify_export(parser: _Parser) -> None:
-    parser.add_argument("folder", type=Path, metavar="HF_FOLDER")
-    parser.add_argument("--against", type=Path, required=True, metavar="CHECKPOINT")
-
-
 def _reshard(options: argparse.Namespace) -> None:
     from megatron_dream.training.reshard import reshard
 
     reshard(options.checkpoint, options.out, tp=options.tp, pp=options.pp)
-
-
-def _fill_reshard(parser: _Parser) -> None:
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
-    parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument("--tp", type=int, required=True, metavar="N")
-    parser.add_argument("--pp", type=int, required=True, metavar="N")
 
 
 def _sample(options: argparse.Namespace) -> None:
@@ -532,29 +419,6 @@ def _judge(options: argparse.Namespace) -> int:
     return int(judge_files(**_given(options))[Outcome.INFRASTRUCTURE] > 0)
 
 
-def _fill_judge(parser: _Parser) -> None:
-    parser.argument_default = argparse.SUPPRESS
-    parser.add_argument(
-        "--problems", type=Path, required=True, metavar="P.jsonl", help="with tests"
-    )
-    parser.add_argument("--samples", type=Path, required=True, metavar="S.jsonl", help="programs")
-    parser.add_argument("--output", type=Path, required=True, metavar="R.jsonl", help="verdicts")
-    parser.add_argument("--workers", type=int, metavar="N", help="programs at once (one a CPU)")
-    _add_places(parser)
-
-
-def _add_places(parser: _Parser) -> None:
-    """Where judged programs run."""
-    parser.add_argument(
-        "--isolation",
-        choices=("namespaces", "bubblewrap", "process"),
-        help="process: limits only, for programs that are trusted (namespaces, else bubblewrap)",
-    )
-    parser.add_argument(
-        "--endpoints", nargs="+", metavar="URL", help="of SandboxFusion, to judge there instead"
-    )
-
-
 def _eval(options: argparse.Namespace) -> int:
     from megatron_dream.evaluation.harness.command import run_eval
 
@@ -572,119 +436,54 @@ def _curate(options: argparse.Namespace) -> None:
     curate(**_given(options))
 
 
-def _fill_curate(parser: _Parser) -> None:
-    # SUPPRESS: defaults stay in rl/curation/command.py
-    parser.argument_default = argparse.SUPPRESS
-    parser.add_argument(
-        "--input",
-        nargs="+",
-        required=True,
-        metavar="SCHEMA:PATH",
-        help="kodcode, deepcoder, guru or own, and JSON Lines, Parquet or folders of them",
-    )
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--min-tests", type=int, metavar="N", help="of a problem (5)")
-    parser.add_argument("--similarity", type=float, metavar="C", help="cosine of a copy (0.85)")
-    parser.add_argument(
-        "--embeddings", type=Path, metavar="FOLDER", help="of a sentence encoder: all-MiniLM-L6-v2"
-    )
-    parser.add_argument(
-        "--difficulty",
-        type=Path,
-        metavar="MODEL_OR_FILE",
-        help="any causal model's folder, an exported folder, a checkpoint, or a file of pass rates",
-    )
-    for flag, text in (
-        ("--candidates", "for each prompt (8)"),
-        ("--max-new-tokens", "of a candidate (768)"),
-        ("--candidate-batch", "prompts at once (4)"),
-        ("--max-problems", "at most so many in the end (all)"),
-        ("--seed", "of the candidates (0)"),
-        ("--workers", "programs judged at once (one a CPU)"),
-        ("--judge-cpu-seconds", "of each process of a judged program (5)"),
-    ):
-        parser.add_argument(flag, type=int, metavar="N", help=text)
-    parser.add_argument(
-        "--judge-wall-seconds", type=float, metavar="S", help="of a judged program in all (15)"
-    )
-    parser.add_argument("--temperature", type=float, metavar="T", help="of the candidates (1.0)")
-    parser.add_argument(
-        "--drop-unsolved", action="store_true", help="drop what no candidate solves as well"
-    )
-    parser.add_argument(
-        "--balance", metavar="SHARES", help="of the kinds, such as function=1,stdin=1,output=1"
-    )
-    _add_places(parser)
-
-
 def _serve(options: argparse.Namespace) -> None:
     from megatron_dream.serving.command import run_serve
 
     run_serve(**_given(options))
 
 
-def _fill_serve(parser: _Parser) -> None:
-    # SUPPRESS: defaults stay in serving/command.py and serving/limits.py
-    parser.argument_default = argparse.SUPPRESS
-    parser.add_argument("model", metavar="MODEL", type=Path, help="exported folder or checkpoint")
-    parser.add_argument("--port", type=int, metavar="N", help="8000; 0: any free one")
-    parser.add_argument("--host", metavar="H", help="address to listen at (127.0.0.1)")
-    parser.add_argument("--key-file", type=Path, metavar="FILE", help="the key clients must send")
-    parser.add_argument(
-        "--insecure", action="store_true", help="other machines may ask without a key"
-    )
-    parser.add_argument(
-        "--allow-host", nargs="+", metavar="NAME", help="further names of this server"
-    )
-    parser.add_argument("--model-name", metavar="NAME", help="default: the folder's name")
-    parser.add_argument("--grace", type=float, metavar="S", help="seconds to drain (30)")
-    for flag, text in (
-        ("--max-batch", "rows denoised together (16)"),
-        ("--max-batch-tokens", "rows times columns of a batch (32768)"),
-        ("--max-queue", "requests open at once (128)"),
-        ("--max-body-bytes", "of a request (1048576)"),
-        ("--max-prompt-tokens", "of a prompt (4096)"),
-        ("--max-tokens", "new tokens of a choice (1024)"),
-        ("--max-steps", "of a schedule (1024)"),
-        ("--max-choices", "prompts times n of a request (16)"),
-    ):
-        parser.add_argument(flag, type=int, metavar="N", help=text)
-    parser.add_argument("--max-seconds", type=float, metavar="S", help="of a request (300)")
-    parser.add_argument(
-        "--batch-wait", type=float, metavar="S", help="seconds that a batch waits for rows (0.005)"
-    )
-
-
-VERBS: dict[str, tuple[Handler, Callable[[_Parser], None], str]] = {
+VERBS: dict[str, tuple[Handler, Callable[[argparse.ArgumentParser], None], str]] = {
     "doctor": (_doctor, _fill_doctor, "show what is installed and what it enables"),
-    "preprocess": (_preprocess, flags.add_preprocess_flags, "turn text into .bin/.idx token files"),
+    "preprocess": (
+        _preprocess,
+        data_flags.add_preprocess_flags,
+        "turn text into .bin/.idx token files",
+    ),
     "find-duplicates": (
         _find_duplicates,
-        flags.add_find_duplicates_flags,
+        data_flags.add_find_duplicates_flags,
         "list documents that are copies of earlier ones",
     ),
     "plan-data": (
         _plan_data,
-        flags.add_plan_data_flags,
+        data_flags.add_plan_data_flags,
         "tell what a mixture takes, write a run's blend",
     ),
     "prepare-sft": (
         _prepare_sft,
-        flags.add_prepare_sft_flags,
+        data_flags.add_prepare_sft_flags,
         "turn prompts and responses into token files",
     ),
     "prepare-infill": (
         _prepare_infill,
-        flags.add_prepare_infill_flags,
+        data_flags.add_prepare_infill_flags,
         "turn texts into data that infilling is trained on",
     ),
-    "build-index": (_build_index, _fill_build_index, "build a run's data indices beforehand"),
-    "pretrain": (_pretrain, _fill_train, "train, objective ar or diffusion"),
-    "sft": (_sft, _fill_train, "fine-tune on answers or for infilling"),
-    "rl": (_rl, _fill_train, "train on problems whose answers are judged by running them"),
+    "build-index": (
+        _build_index,
+        training_flags.add_build_index_flags,
+        "build a run's data indices beforehand",
+    ),
+    "pretrain": (_pretrain, training_flags.add_train_flags, "train, objective ar or diffusion"),
+    "sft": (_sft, training_flags.add_train_flags, "fine-tune on answers or for infilling"),
+    "rl": (
+        _rl,
+        training_flags.add_train_flags,
+        "train on problems whose answers are judged by running them",
+    ),
     "analyze-padding": (
         _analyze_padding,
-        flags.add_analyze_padding_flags,
+        data_flags.add_analyze_padding_flags,
         "tell what share of sft's compute is PAD, by way of truncation",
     ),
     "analyze-lengths": (
@@ -692,13 +491,41 @@ VERBS: dict[str, tuple[Handler, Callable[[_Parser], None], str]] = {
         sampling_flags.add_analyze_lengths_flags,
         "tell how long a model's answers are, by temperature, penalty and canvas",
     ),
-    "plan": (_plan, _fill_plan, "tell memory, time and cost of a run before it is queued"),
-    "status": (_status, _fill_status, "show step, time left, last checkpoint and fault of a run"),
-    "check-nodes": (_check_nodes, _fill_check_nodes, "name slow or broken nodes of a job"),
-    "import-hf": (_import_hf, _fill_import_hf, "turn a Hugging Face folder into a checkpoint"),
-    "export-hf": (_export_hf, _fill_export_hf, "turn a checkpoint into a Hugging Face folder"),
-    "verify-export": (_verify_export, _fill_verify_export, "compare an export with its checkpoint"),
-    "reshard": (_reshard, _fill_reshard, "rewrite a checkpoint for other TP and PP"),
+    "plan": (
+        _plan,
+        planning_flags.add_plan_flags,
+        "tell memory, time and cost of a run before it is queued",
+    ),
+    "status": (
+        _status,
+        training_flags.add_status_flags,
+        "show step, time left, last checkpoint and fault of a run",
+    ),
+    "check-nodes": (
+        _check_nodes,
+        cluster_flags.add_check_nodes_flags,
+        "name slow or broken nodes of a job",
+    ),
+    "import-hf": (
+        _import_hf,
+        hf_flags.add_import_flags,
+        "turn a Hugging Face folder into a checkpoint",
+    ),
+    "export-hf": (
+        _export_hf,
+        hf_flags.add_export_flags,
+        "turn a checkpoint into a Hugging Face folder",
+    ),
+    "verify-export": (
+        _verify_export,
+        hf_flags.add_verify_flags,
+        "compare an export with its checkpoint",
+    ),
+    "reshard": (
+        _reshard,
+        training_flags.add_reshard_flags,
+        "rewrite a checkpoint for other TP and PP",
+    ),
     "sample": (
         _sample,
         sampling_flags.add_sample_flags,
@@ -712,7 +539,11 @@ VERBS: dict[str, tuple[Handler, Callable[[_Parser], None], str]] = {
     "infill": (_infill, sampling_flags.add_infill_flags, "fill the gap between two texts"),
     "chat": (_chat, sampling_flags.add_chat_flags, "talk with a model in the terminal"),
     "eval": (_eval, eval_flags.add_eval_flags, "measure a model on benchmarks, as the paper does"),
-    "judge": (_judge, _fill_judge, "run programs against tests, shut in"),
-    "curate": (_curate, _fill_curate, "choose the problems that rl is trained on"),
-    "serve": (_serve, _fill_serve, "answer over HTTP as OpenAI does, with a page to watch"),
+    "judge": (_judge, rl_flags.add_judge_flags, "run programs against tests, shut in"),
+    "curate": (_curate, rl_flags.add_curate_flags, "choose the problems that rl is trained on"),
+    "serve": (
+        _serve,
+        serving_flags.add_serve_flags,
+        "answer over HTTP as OpenAI does, with a page to watch",
+    ),
 }

@@ -21,6 +21,7 @@ import contextlib
 import importlib
 import importlib.util
 import os
+import shutil
 import sys
 import time
 import types
@@ -145,15 +146,57 @@ def nccl_version() -> str | None:
     return ".".join(map(str, torch.cuda.nccl.version()))
 
 
+def compute_capability() -> tuple[int, int] | None:
+    """Of this process's GPU: (8, 9) Ada, (9, 0) Hopper, (10, 0) Blackwell; None on a CPU."""
+    return torch.cuda.get_device_capability() if device_type() == "cuda" else None
+
+
+def cuda_version() -> tuple[int, int]:
+    """That torch was built with; (0, 0) without."""
+    major, minor = (torch.version.cuda or "0.0").split(".")[:2]
+    return int(major), int(minor)
+
+
+def side_stream() -> Any:
+    """A stream beside the one that computes; on a CPU one whose work is done at once."""
+    return torch.cuda.Stream() if device_type() == "cuda" else _Stream()
+
+
+def current_stream() -> Any:
+    """The stream that computes; on a CPU as above."""
+    return torch.cuda.current_stream() if device_type() == "cuda" else _Stream()
+
+
+def on_stream(stream: Any) -> contextlib.AbstractContextManager[Any]:
+    """Within: work goes to ``stream``."""
+    return torch.cuda.stream(stream) if device_type() == "cuda" else contextlib.nullcontext()
+
+
 def has_transformer_engine() -> bool:
     """Whether Transformer Engine can be used: importable, and on a GPU."""
-    if device_type() == "cpu" or importlib.util.find_spec("transformer_engine") is None:
+    return _works_on_gpu("transformer_engine", "transformer_engine.pytorch")
+
+
+def has_fused_weight_gradients() -> bool:
+    """Whether apex's kernel that adds a weight's gradient to its buffer can be used."""
+    return _works_on_gpu("fused_weight_gradient_mlp_cuda")
+
+
+def _works_on_gpu(package: str, module: str | None = None) -> bool:
+    if device_type() == "cpu" or importlib.util.find_spec(package) is None:
         return False
     try:
-        importlib.import_module("transformer_engine.pytorch")
-    except (ImportError, RuntimeError, OSError):  # without cuDNN it raises RuntimeError
+        importlib.import_module(module or package)
+    except (ImportError, RuntimeError, OSError):  # Transformer Engine without cuDNN: RuntimeError
         return False
     return True
+
+
+def can_compile() -> bool:
+    """Whether torch.compile finds what it needs here: Triton on a GPU, a C++ compiler on a CPU."""
+    if device_type() == "cuda":
+        return importlib.util.find_spec("triton") is not None
+    return any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++")))
 
 
 class _Stream:
@@ -362,4 +405,7 @@ def import_megatron() -> None:
         _stub_fp8(random_module)
     if on_cpu:
         _install_stand_ins()
+    else:
+        # Its output layer asks for apex, though that layer's product is the head's (model/head.py).
+        sys.modules["megatron.core.tensor_parallel.layers"]._grad_accum_fusion_available = True  # type: ignore[attr-defined]
     sys.modules["megatron.core"]._dream_ready = True  # type: ignore[attr-defined]

@@ -17,9 +17,11 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib import metadata, util
 from pathlib import Path
 
+from megatron_dream import gpu_stack
 from megatron_dream.training.watch import environment
 
 PROBE_SECONDS = 20.0
@@ -31,11 +33,20 @@ _TORCH_PROBE = """
 import json, torch
 cuda = torch.cuda.is_available()
 names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else []
-print(json.dumps([torch.__version__, torch.version.cuda, names]))
+cudnn = torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None
+print(json.dumps([torch.__version__, torch.version.cuda, names, cudnn]))
 """
+_NO_TORCH: tuple[None, None, list[str], None] = (None, None, [], None)
 _TE_PROBE = "import transformer_engine.pytorch as t, transformer_engine as e; print(e.__version__)"
 _MPI_PROBE = "import mpi4py.MPI as m; print(m.Get_library_version().splitlines()[0])"
-_APEX_PROBE = "import apex.multi_tensor_apply, amp_C; print('with extensions')"
+_APEX_PROBE = """
+import torch, apex.multi_tensor_apply, amp_C
+try:
+    import fused_weight_gradient_mlp_cuda
+    print('with extensions, fused weight gradients too')
+except ImportError:
+    print('with extensions, without fused weight gradients (APEX_CUDA_EXT=1)')
+"""
 
 
 @dataclass(frozen=True)
@@ -73,23 +84,33 @@ def collect() -> list[Row]:
         _transformer_engine_rows,
         _apex_rows,
         _dali_rows,
+        _agent_rows,
         _mpi_rows,
         _program_rows,
         _namespace_rows,
         _environment_rows,
     )
     with ThreadPoolExecutor(len(probes)) as pool:
-        return [row for rows in pool.map(lambda probe: probe(), probes) for row in rows]
+        rows = [row for rows in pool.map(lambda probe: probe(), probes) for row in rows]
+    return rows + _combination_rows()
+
+
+@cache
+def _call(*command: str) -> subprocess.CompletedProcess[str] | str:
+    """What a command printed, asked once; a text says why there is nothing."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS)
+    except FileNotFoundError:
+        return ABSENT
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"does not run: {type(error).__name__}"
 
 
 def _run(command: list[str]) -> tuple[bool, str]:
     """Whether a command ended well, and its output's last line or the reason."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS)
-    except FileNotFoundError:
-        return False, ABSENT
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return False, f"does not run: {type(error).__name__}"
+    done = _call(*command)
+    if isinstance(done, str):
+        return False, done
     lines = [line for line in (done.stdout or done.stderr).splitlines() if line.strip()]
     if done.returncode == 0:
         return True, lines[-1].strip() if lines else "present"
@@ -119,7 +140,7 @@ def _has_module(name: str) -> bool:
 def _torch_rows() -> list[Row]:
     purpose, install = "tensors, processes, kernels", f"make setup, or {_PAGE}"
     good, text = _python(_TORCH_PROBE) if _has_module("torch") else (False, ABSENT)
-    version, cuda, names = json.loads(text) if good else (text, None, [])
+    version, cuda, names, _ = json.loads(text) if good else (text, *_NO_TORCH[1:])
     build = f"{version} ({'CUDA ' + cuda if cuda else 'CPU'} build)" if good else text
     return [
         Row("device", _device(names), True, "what training runs on", _device_advice(cuda, names)),
@@ -216,11 +237,84 @@ def _apex_rows() -> list[Row]:
     return [Row("apex (NVIDIA)", text, good, purpose, install)]
 
 
+def _combination_rows() -> list[Row]:
+    """What is here and does not go together (gpu_stack.py); the probes above have asked already."""
+    faults = gpu_stack.faults_of(_stack())
+    purpose = "does not go together with the rest"
+    return [Row(f"! {fault.part}", fault.cause, False, purpose, fault.cure) for fault in faults]
+
+
+def _stack() -> gpu_stack.Stack:
+    good, text = _python(_TORCH_PROBE) if _has_module("torch") else (False, ABSENT)
+    torch_version, cuda, names, cudnn = json.loads(text) if good else _NO_TORCH
+    smi, nvcc = _text("nvidia-smi"), _text("nvcc", "--version")
+    found = {
+        name: version
+        for name in (
+            "transformer-engine-torch",
+            "transformer-engine-cu12",
+            "transformer-engine-cu13",
+        )
+        if (version := _version(name))
+    }
+    return gpu_stack.Stack(
+        torch=torch_version,
+        torch_cuda=cuda,
+        sees_gpu=bool(names),
+        cudnn=cudnn,
+        driver=_find(r"Driver Version: *([\d.]+)", smi),
+        driver_cuda=_find(r"CUDA Version: *([\d.]+)", smi),
+        nvcc=_find(r"release ([\d.]+)", nvcc),
+        megatron_core=_version("megatron-core"),
+        transformer_engine=_version("transformer-engine") or _version("transformer_engine"),
+        transformer_engine_error=_transformer_engine_error(),
+        te_parts=found,
+        flash_attn=_version("flash-attn"),
+        apex=_apex_kind(),
+    )
+
+
+def _text(*command: str) -> str:
+    done = _call(*command)
+    return "" if isinstance(done, str) or done.returncode else done.stdout
+
+
+def _find(pattern: str, text: str) -> str | None:
+    match = re.search(pattern, text)
+    return match[1] if match else None
+
+
+def _transformer_engine_error() -> str | None:
+    """Why its import fails; None: it does not, or is not there."""
+    if not _has_module("transformer_engine"):
+        return None
+    done = _call(sys.executable, "-c", _TE_PROBE)
+    if isinstance(done, str):
+        return done
+    return done.stderr if done.returncode else None
+
+
+def _apex_kind() -> str:
+    if not _has_module("apex"):
+        return "absent"
+    if not _has_module("apex.multi_tensor_apply"):
+        return "unrelated"
+    return (
+        "fused" if "weight gradients too" in _text(sys.executable, "-c", _APEX_PROBE) else "plain"
+    )
+
+
 def _dali_rows() -> list[Row]:
     names = ("nvidia-dali-cuda130", "nvidia-dali-cuda120")
     version = next((v for v in map(_version, names) if v), None)
     purpose, install = "overlapped copies to the GPU", "pip install 'megatron-dream[dali]'"
     return [Row("DALI", version or ABSENT, bool(version), purpose, install)]
+
+
+def _agent_rows() -> list[Row]:
+    version = _version("nvidia-resiliency-ext")
+    purpose, install = "slurm/: agents of DREAM_FT_AGENT=nvrx", "pip install 'megatron-dream[ft]'"
+    return [Row("nvidia-resiliency-ext", version or ABSENT, bool(version), purpose, install)]
 
 
 def _mpi_rows() -> list[Row]:

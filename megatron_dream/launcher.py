@@ -60,10 +60,10 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch:
     if "RANK" in environment and "WORLD_SIZE" in environment:
         launch = Launch(
             "torchrun",
-            int(environment["RANK"]),
-            int(environment["WORLD_SIZE"]),
-            int(environment.get("LOCAL_RANK", "0")),
-            int(environment.get("LOCAL_WORLD_SIZE", "1")),
+            _number(environment, "RANK"),
+            _number(environment, "WORLD_SIZE"),
+            _number(environment, "LOCAL_RANK", 0),
+            _number(environment, "LOCAL_WORLD_SIZE", 1),
         )
     elif _is_task_of_a_step(environment):
         launch = _of_srun(environment)
@@ -80,20 +80,46 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch:
 def _is_task_of_a_step(environment: Mapping[str, str]) -> bool:
     """Whether srun started this process as one of several tasks without a terminal."""
     values = [environment.get(name, "") for name in _STEP]
-    if not all(value.isdecimal() for value in values) or "SLURM_PTY_PORT" in environment:
+    if not all(value.isdecimal() for value in values):
+        return False
+    # A step that is started from a shell of `srun --pty` inherits this variable, but no terminal.
+    if "SLURM_PTY_PORT" in environment and _has_terminal():
         return False
     return int(values[2]) < _FIRST_SPECIAL_STEP and int(values[3]) > 1
 
 
+def _has_terminal() -> bool:
+    """Whether this process's session has a controlling terminal, wherever its streams lead."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
+def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
+    text = environment.get(name, "" if default is None else str(default))
+    if not text.isdecimal():
+        raise LayoutError(
+            f"the variable {name} is {text!r}, which is no number; unset or correct it."
+        )
+    return int(text)
+
+
 def _of_srun(environment: Mapping[str, str]) -> Launch:
-    tasks = environment.get("SLURM_STEP_TASKS_PER_NODE", "1")
-    node = int(environment.get("SLURM_NODEID", "0"))
+    tasks = tasks_per_node(environment.get("SLURM_STEP_TASKS_PER_NODE", "1"))
+    node = _number(environment, "SLURM_NODEID", 0)
+    if node >= len(tasks):
+        raise LayoutError(
+            f"Slurm says node {node} of a step whose SLURM_STEP_TASKS_PER_NODE names {len(tasks)} nodes; "
+            f"start the ranks with srun in one step."
+        )
     return Launch(
         "srun",
         int(environment["SLURM_PROCID"]),
         int(environment["SLURM_STEP_NUM_TASKS"]),
         int(environment["SLURM_LOCALID"]),
-        tasks_per_node(tasks)[node],
+        tasks[node],
     )
 
 
@@ -157,8 +183,8 @@ def rendezvous(environment: Mapping[str, str] = os.environ) -> tuple[str, int]:
                 f"the first node's name, {address}, has no address here; set MASTER_ADDR to one."
             ) from None
     if "MASTER_PORT" in environment:
-        return address, int(environment["MASTER_PORT"])
-    return address, FIRST_PORT + int(environment.get("SLURM_JOB_ID", "0")) % NUM_PORTS
+        return address, _number(environment, "MASTER_PORT")
+    return address, FIRST_PORT + _number(environment, "SLURM_JOB_ID", 0) % NUM_PORTS
 
 
 def as_torchrun(launch: Launch, environment: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -105,12 +105,13 @@ def _provide_rearrange(parallel_state: Any) -> None:
     parallel_state.HAVE_EINOPS = True
 
 
-def start(config: ParallelConfig, seed: int = 1234) -> Ranks:
+def start(config: ParallelConfig, seed: int = 1234, *, graphs: bool = False) -> Ranks:
     """Initialise torch.distributed and megatron-core's groups for a layout.
 
     Args:
         config: sizes of the layout; data-parallel size is what remains of the world.
         seed: of megatron-core's random-number tracker (dropout); TP ranks get streams of their own.
+        graphs: the tracker's states are of the kind that CUDA graphs can hold.
 
     Raises:
         LayoutError: the number of processes is no multiple of TP x PP x CP.
@@ -145,7 +146,9 @@ def start(config: ParallelConfig, seed: int = 1234) -> Ranks:
         distributed_timeout_minutes=max(1, int(config.distributed_timeout_minutes)),
         create_gloo_process_groups=device.device_type() == "cuda",
     )
-    tensor_parallel.model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
+    tensor_parallel.model_parallel_cuda_manual_seed(
+        seed, force_reset_rng=True, use_cudagraphable_rng=graphs
+    )
     return _ranks(config)
 
 

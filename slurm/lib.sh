@@ -26,24 +26,90 @@ load_settings() {
     fi
     export DREAM_ROOT DREAM_LOCAL="${DREAM_LOCAL:-${TMPDIR:-/tmp}}"
     export PYTHONPATH="$DREAM_ROOT${PYTHONPATH:+:$PYTHONPATH}"
+    # Of a shell inside another job that sbatch was called from: it hands the whole environment on.
+    unset SLURM_PTY_PORT SLURM_PTY_WIN_COL SLURM_PTY_WIN_ROW
+    unset SLURM_EXPORT_ENV # after sbatch --export=NONE srun would hand on nothing of what is set here
+    [ "${SLURM_HET_SIZE:-1}" -le 1 ] || refuse "This is a heterogeneous job of $SLURM_HET_SIZE components, of which one alone would be used; submit one component."
     cpus="${SLURM_CPUS_PER_TASK:-1}"
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cpus < 8 ? cpus : 8))}"
-    # Slurm tells the number of tasks only where it was asked for as such.
-    num_ranks="${SLURM_NTASKS:-$((${SLURM_JOB_NUM_NODES:-1} * ${SLURM_NTASKS_PER_NODE:-1}))}"
+    num_ranks="$(num_tasks)" || exit 2
     _choose_interpreter
+}
+
+# Tasks of this job; Slurm tells their number only where it was asked for as such.
+num_tasks() {
+    local tasks="${SLURM_NTASKS_PER_NODE:-${SLURM_TASKS_PER_NODE:-1}}"
+    if [ -n "${SLURM_NTASKS:-}" ]; then
+        printf '%d\n' "$SLURM_NTASKS"
+    elif [[ $tasks =~ ^[0-9]+$ ]]; then
+        printf '%d\n' "$((${SLURM_JOB_NUM_NODES:-1} * tasks))"
+    else
+        _sum_of_tasks "$tasks"
+    fi
+}
+
+# Sum of Slurm's "8(x11),4".
+_sum_of_tasks() {
+    local part sum=0
+    for part in ${1//,/ }; do
+        [[ $part =~ ^([0-9]+)(\(x([0-9]+)\))?$ ]] || refuse "$1 is no list of tasks a node as Slurm writes it."
+        sum=$((sum + BASH_REMATCH[1] * ${BASH_REMATCH[3]:-1}))
+    done
+    printf '%d\n' "$sum"
+}
+
+_is_away() { grep -qiE 'unable to contact|timed out|connection refused|not responding' <<<"$1"; }
+
+# What Slurm calls this job. The number of an array's last task is that of the whole array too.
+job_name() {
+    if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
+        printf '%s_%s\n' "$SLURM_ARRAY_JOB_ID" "$SLURM_ARRAY_TASK_ID"
+    else
+        printf '%s\n' "$SLURM_JOB_ID"
+    fi
+}
+
+# Place of this task among those of its array, as I/N.
+part_of_array() {
+    local first="${SLURM_ARRAY_TASK_MIN:?}" last="${SLURM_ARRAY_TASK_MAX:?}" count="${SLURM_ARRAY_TASK_COUNT:?}"
+    local stride=$((count > 1 ? (last - first) / (count - 1) : 1))
+    # A list with gaps (1,2,9) has numbers that no stride leads to: some parts would be nobody's.
+    [ $(((count - 1) * stride)) -eq $((last - first)) ] && [ $(((SLURM_ARRAY_TASK_ID - first) % stride)) -eq 0 ] ||
+        refuse "The numbers of this array are no range; give sbatch --array=0-$((count - 1)), which does whatever is left."
+    printf '%d/%d\n' "$(((SLURM_ARRAY_TASK_ID - first) / stride))" "$count"
+}
+
+# One of Slurm's commands, once more where the controller does not answer: ask_slurm COMMAND...
+ask_slurm() {
+    local pause said code
+    for pause in ${DREAM_SLURM_PAUSES:-5 10 20 40} ''; do
+        code=0
+        said="$("$@" 2>&1)" || code=$?
+        if [ "$code" -eq 0 ] || [ -z "$pause" ] || ! _is_away "$said"; then
+            break
+        fi
+        sleep "$pause"
+    done
+    if [ "$code" -eq 0 ]; then
+        printf '%s\n' "$said"
+    else
+        printf '%s\n' "$said" >&2
+    fi
+    return "$code"
 }
 
 # Where programs run, by one variable: nothing (a virtual environment), IMAGE.sif (Apptainer), else Pyxis.
 _choose_interpreter() {
     container=()
-    export DREAM_EXEC=
+    export DREAM_IMAGE='' DREAM_BIND=''
     local mounts="$DREAM_ROOT:$DREAM_ROOT,$DREAM_LOCAL:$DREAM_LOCAL${DREAM_MOUNTS:+,$DREAM_MOUNTS}"
+    [ "$PWD" = "$DREAM_ROOT" ] || mounts+=",$PWD:$PWD"
     case "${DREAM_CONTAINER:-}" in
         "") python="${DREAM_PYTHON:-$DREAM_ROOT/.venv/bin/python}"
             [ -x "$python" ] || refuse "$python is no interpreter; run make setup, or set DREAM_PYTHON or DREAM_CONTAINER." ;;
         *.sif) python="${DREAM_PYTHON:-python3}"
             [ -f "$DREAM_CONTAINER" ] || refuse "DREAM_CONTAINER=$DREAM_CONTAINER is not there."
-            DREAM_EXEC="apptainer exec --nv --bind $mounts $DREAM_CONTAINER" ;;
+            DREAM_IMAGE="$DREAM_CONTAINER" DREAM_BIND="$mounts" ;;
         *) python="${DREAM_PYTHON:-python3}"
             container=("--container-image=$DREAM_CONTAINER" "--container-mounts=$mounts"
                 --container-workdir="$PWD" --no-container-mount-home) ;;
@@ -99,7 +165,7 @@ resumable_stage() {
 back_into_the_queue() {
     if [ "${SLURM_RESTART_COUNT:-0}" -ge "${DREAM_MAX_RESTARTS:-50}" ]; then
         say "restarted $SLURM_RESTART_COUNT times already (DREAM_MAX_RESTARTS): the time limit will end this job"
-    elif scontrol requeue "$SLURM_JOB_ID"; then
+    elif ask_slurm scontrol requeue "$(job_name)"; then
         say "the time limit is near: put back into the queue"
     fi
 }
@@ -111,6 +177,10 @@ run_waiting() {
     local code="" next before
     "$@" &
     child=$!
+    if [ -n "${stop_asked:-}" ]; then # lib_train.sh: a signal that came just now found nobody to tell
+        sleep 2 # until the child is srun: before, bash loses it
+        kill -USR1 "$child" 2>/dev/null || true
+    fi
     while :; do
         before=$num_signals
         wait "$child"
@@ -129,15 +199,31 @@ mark_done() {
     printf '%s\n' "${DREAM_DONE_KEY:-}" >"$DREAM_DONE_FILE.$$.tmp" && mv "$DREAM_DONE_FILE.$$.tmp" "$DREAM_DONE_FILE"
 }
 
-# First IPv4 or name that leads to the job's first node, where rank 0 runs.
+# The first of a list of nodes as Slurm writes it: first_node 'n[08-10,12],login' is n08. Compute nodes
+# and containers may be without scontrol.
+first_node() {
+    local list="$1" name='' piece
+    while [ -n "$list" ] && [[ $list != ,* ]]; do
+        if [[ $list == \[* ]]; then
+            piece="${list#\[}"
+            name+="${piece%%[],-]*}"
+            list="${list#*]}"
+        else
+            piece="${list%%[[,]*}"
+            name+="$piece"
+            list="${list#"$piece"}"
+        fi
+    done
+    printf '%s\n' "$name"
+}
+
+# Name or address that leads to the job's first node, where rank 0 runs.
 first_address() {
-    local node address
-    node="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
-    if getent hosts "$node" >/dev/null; then
-        printf '%s\n' "$node"
-        return
+    local node address=
+    node="$(first_node "$SLURM_JOB_NODELIST")"
+    if ! getent hosts "$node" >/dev/null; then
+        address="$(scontrol show node "$node" 2>/dev/null | sed -n 's/.*NodeAddr=\([^ ]*\).*/\1/p' | head -n 1)"
     fi
-    address="$(scontrol show node "$node" | sed -n 's/.*NodeAddr=\([^ ]*\).*/\1/p' | head -n 1)"
     printf '%s\n' "${address:-$node}"
 }
 

@@ -14,10 +14,12 @@ choose_rendezvous() {
 
 # Run the ranks to their end; returns the exit code that the end deserves.
 launch_ranks() {
-    local attempt code
+    local attempt code already
     set_environment
     for attempt in 0 1 2; do
         choose_rendezvous "$attempt"
+        [ -z "$stop_asked" ] || return 75 # a signal that came since found nobody to tell
+        already="$(num_lines "$DREAM_LOGS/rank-00000.log")"
         say "ranks start: mode $DREAM_LAUNCH, rendezvous $MASTER_ADDR:$MASTER_PORT"
         case "$DREAM_LAUNCH" in
             srun) run_waiting _ranks_by_srun "$@"
@@ -26,9 +28,7 @@ launch_ranks() {
                 code="$(meaning_of_agents $?)" ;;
         esac
         cat "$DREAM_LOGS/srun.err" >&2
-        if [ "$code" -eq 0 ] || ! _port_was_taken; then
-            break
-        fi
+        _port_was_taken "$code" "$already" || break
         say "port $MASTER_PORT was taken on $MASTER_ADDR: another one"
     done
     if [ "$code" -eq 80 ]; then
@@ -44,7 +44,7 @@ set_environment() {
     local lines module=megatron_dream.training.watch.environment
     [ -f "$DREAM_ROOT/${module//.//}.py" ] || return 0
     lines="$(single "$python" -m "$module" --run-folder "$run_folder")" || return 0
-    eval "$lines"
+    eval "$(grep -E '^export [A-Z_]+=' <<<"$lines")" # sites and containers print greetings
 }
 
 # One task a rank. --distribution=block: neighbours in rank are on one node, where TP belongs.
@@ -55,42 +55,38 @@ _ranks_by_srun() {
 
 # One agent a node; DREAM_SPARE_NODES of them wait until another is lost. Agents find one another again
 # and start all ranks anew, from the last checkpoint, with as many nodes as before. An agent that hears
-# USR1 passes it to its ranks and waits for them. sbatch needs --no-kill, or a lost node ends the job.
+# USR1 passes it to its ranks and waits for them (megatron_dream/cluster/agent.py). sbatch needs --no-kill,
+# or a lost node ends the job.
 _ranks_by_agents() {
-    # A store of its own for every start of the ranks: in a shared one gloo finds addresses of the dead.
-    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
-    local needed=$((SLURM_JOB_NUM_NODES - ${DREAM_SPARE_NODES:-0}))
-    local per_node=$((num_ranks / SLURM_JOB_NUM_NODES))
+    local spare="${DREAM_SPARE_NODES:-0}" nodes="$SLURM_JOB_NUM_NODES"
     # Agents give out ranks in no order of nodes; each shows its first rank, and one of these reports.
     export DREAM_SHOWN
-    DREAM_SHOWN=",$(seq -s, 0 $((SLURM_JOB_NUM_NODES - 1))),"
-    exec_step --no-kill --kill-on-bad-exit=0 --wait=0 --nodes="$SLURM_JOB_NUM_NODES" \
-        --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=$((cpus * per_node)) -- \
-        "$python" -m torch.distributed.run --nnodes="$needed:$needed" --nproc-per-node="$per_node" \
-        --rdzv-backend=c10d --rdzv-endpoint="$MASTER_ADDR:$MASTER_PORT" \
-        --rdzv-id="$SLURM_JOB_ID.$restart" --max-restarts="${DREAM_FT_RESTARTS:-10}" \
-        --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout="${DREAM_SAVE_SECONDS:-540}" \
-        --log-dir="$DREAM_LOGS/agents" --redirects=3 --tee=0:3 \
-        -m megatron_dream "$stage" "$@" 2>"$DREAM_LOGS/srun.err"
+    DREAM_SHOWN=",$(seq -s, 0 $((nodes - 1))),"
+    exec_step --no-kill --kill-on-bad-exit=0 --wait=0 --nodes="$nodes" \
+        --ntasks="$nodes" --ntasks-per-node=1 --cpus-per-task=$((cpus * num_ranks / nodes)) -- \
+        "$python" -m megatron_dream.cluster.agent --agent "${DREAM_FT_AGENT:-torchrun}" \
+        --nodes "$((nodes - spare))" --ranks-per-node "$((num_ranks / nodes))" --id "$(job_name).$restart" \
+        --endpoint "$MASTER_ADDR:$MASTER_PORT" --restarts "${DREAM_FT_RESTARTS:-10}" \
+        --save-seconds "${DREAM_SAVE_SECONDS:-540}" --logs "$DREAM_LOGS" -- "$stage" "$@" 2>"$DREAM_LOGS/srun.err"
 }
 
-# What the agents' end means: spare ones, and those of lost nodes, end badly when the others are done.
+# What can be wrong with ft before it starts.
+check_agents() {
+    local spare="${DREAM_SPARE_NODES:-0}"
+    [ $((num_ranks % SLURM_JOB_NUM_NODES)) -eq 0 ] ||
+        refuse "DREAM_LAUNCH=ft needs as many ranks on each node; $num_ranks on $SLURM_JOB_NUM_NODES nodes are not."
+    [ "$spare" -lt "$SLURM_JOB_NUM_NODES" ] ||
+        refuse "DREAM_SPARE_NODES=$spare leaves none of $SLURM_JOB_NUM_NODES nodes to train on."
+}
+
+# The code of the first rank whose end is final (megatron_dream/under_agent.py), else of the agents: spare
+# ones, and those of lost nodes, end badly when the others are done.
 meaning_of_agents() {
-    if [ "$1" -eq 0 ] || [ "$(num_failed_tasks)" -le "${DREAM_SPARE_NODES:-0}" ]; then
-        printf '0\n'
-    elif grep -qsE 'exitcode *: 2 ' "$DREAM_LOGS"/rank-*.log; then
-        printf '2\n'
+    if [ -s "$DREAM_LOGS/ended" ]; then
+        cat "$DREAM_LOGS/ended"
     else
         printf '%s\n' "$1"
     fi
-}
-
-# Tasks that srun reported, however it grouped them ("0-2,5").
-num_failed_tasks() {
-    faults | awk '{
-        count = split($2, parts, ",")
-        for (i = 1; i <= count; i++) { split(parts[i], ends, "-"); sum += (ends[2] == "" ? 1 : ends[2] - ends[1] + 1) }
-    } END { print sum + 0 }'
 }
 
 # "HOST TASK REASON" of every task that srun reported, in its order.
@@ -125,7 +121,15 @@ meaning() {
     fi
 }
 
-_port_was_taken() { grep -qsiE 'EADDRINUSE|address already in use' "$DREAM_LOGS/rank-00000.log"; }
+# Whether rank 0 found its port taken in the start that just ended: _port_was_taken CODE LINES_OF_ITS_LOG_BEFORE
+_port_was_taken() {
+    # no grep -q: of a long log tail would die by the pipe
+    [ "$1" -eq 1 ] && [ -z "$stop_asked" ] && [ "$(last_step)" = "$step_before" ] &&
+        tail -n "+$(($2 + 1))" "$DREAM_LOGS/rank-00000.log" 2>/dev/null |
+        grep -iE 'EADDRINUSE|address already in use' >/dev/null
+}
+
+num_lines() { if [ -f "$1" ]; then wc -l <"$1"; else printf '0\n'; fi; }
 
 # What the watchdog found (code 80, exit_codes.py), last in the job's log. All ranks end with that code,
 # those that waited for others as well, and srun hears of them in any order: no node is put down as at fault.

@@ -26,10 +26,10 @@ end_attempt() {
     esac
     if [ "$restart" -ge "${DREAM_MAX_RESTARTS:-50}" ]; then
         stop "$code" "restarted $restart times already (DREAM_MAX_RESTARTS)"
-    elif [ "$(num_stuck)" -ge "${DREAM_MAX_STUCK:-3}" ]; then
-        stop "$code" "$(num_stuck) starts in a row came no further than step $after (DREAM_MAX_STUCK)"
+    elif [ "$max_stuck" -gt 0 ] && [ "$(num_stuck)" -ge "$max_stuck" ]; then
+        stop "$code" "$(num_stuck) starts in a row came no further than step $after (watch.max_starts_without_progress)"
     fi
-    requeue "$code" "$after"
+    requeue "$code" "step $after" "$(bad_nodes | sort -u | paste -sd,)"
 }
 
 stop() {
@@ -51,31 +51,57 @@ bad_nodes() {
         END { if (again) print host }' "$state/attempts.tsv"
 }
 
+# Put the job back into the queue, or end it: requeue CODE WHERE NODES_TO_LEAVE_OUT
 requeue() {
-    local code="$1" nodes now
+    local code="$1" now by_hand="submit the same command again and it goes on from $2"
+    command -v scontrol >/dev/null || stop "$code" "this node has no scontrol; $by_hand"
+    now="$(shown_field JobState)"
+    [ -n "$now" ] || stop "$code" "Slurm does not answer; $by_hand"
     # Slurm would take back even what a person has cancelled; what it preempts it requeues by itself.
-    now="$(scontrol show job "$SLURM_JOB_ID" | sed -nE 's/.*JobState=([^ ]+).*/\1/p')"
     [ "$now" = RUNNING ] || stop "$code" "Slurm is ending this job already ($now)"
-    nodes="$(bad_nodes | sort -u | paste -sd,)"
     # Slurm ends this script as soon as it has taken the job back; what follows needs some seconds more.
     trap '' TERM USR1
-    if ! scontrol requeue "$SLURM_JOB_ID"; then
-        stop "$code" "Slurm refused; submit the same command again and it goes on from step $2"
-    fi
-    say "$stage: exit code $code at step $2, put back into the queue (restart $((restart + 1)) of" \
+    ask_slurm scontrol requeue "$(job_name)" || stop "$code" "Slurm refused; $by_hand"
+    say "$stage: exit code $code at $2, put back into the queue (restart $((restart + 1)) of" \
         "${DREAM_MAX_RESTARTS:-50}); a requeued job waits two minutes"
-    [ -z "$nodes" ] || exclude "$nodes"
+    [ -z "$3" ] || exclude "$3"
     exit 0
 }
 
 # Leave nodes out from now on; only a waiting job can be told.
 exclude() {
-    local known all
-    known="$(scontrol show job "$SLURM_JOB_ID" | sed -nE 's/.*ExcNodeList=([^ ]+).*/\1/p' | grep -v '(null)')"
+    local known all reason
+    known="$(excluded)"
     all="${known:+$known,}$1"
-    if [ "$(scontrol show hostnames "$all" | sort -u | wc -l)" -gt "${DREAM_MAX_EXCLUDED:-4}" ]; then
-        say "$1 should be left out, but that would be more than ${DREAM_MAX_EXCLUDED:-4} nodes (DREAM_MAX_EXCLUDED): tell the cluster's operators"
-    elif scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$all"; then
+    reason="$(why_not_without "$all")"
+    if [ -n "$reason" ]; then
+        say "$1 should be left out, but $reason"
+    elif ask_slurm scontrol update JobId="$(job_name)" ExcNodeList="$all"; then
         say "left out from now on: $all"
     fi
+}
+
+excluded() { shown_field ExcNodeList | grep -v '(null)'; }
+
+# Why the job cannot leave out a list of nodes; nothing where it can.
+why_not_without() {
+    local most="${DREAM_MAX_EXCLUDED:-4}" left
+    left="$(num_nodes_without "$1")"
+    if [ "$(scontrol show hostnames "$1" | sort -u | wc -l)" -gt "$most" ]; then
+        echo "that would be more than $most nodes (DREAM_MAX_EXCLUDED): tell the cluster's operators"
+    elif [ -n "$left" ] && [ "$left" -lt "$SLURM_JOB_NUM_NODES" ]; then
+        echo "of partition $SLURM_JOB_PARTITION $left nodes would remain and the job needs $SLURM_JOB_NUM_NODES"
+    fi
+}
+
+# Nodes of the job's partition that are not in a list; nothing where nobody can be asked.
+num_nodes_without() {
+    local names
+    names="$(sinfo -h -N -p "${SLURM_JOB_PARTITION:-}" -o %N 2>/dev/null | sort -u)"
+    [ -z "$names" ] || grep -vcxFf <(scontrol show hostnames "$1") <<<"$names"
+}
+
+# A field of this job as Slurm shows it: shown_field NAME. A job's name may have spaces and look like fields.
+shown_field() {
+    ask_slurm scontrol show job "$(job_name)" | sed -nE "1s/ JobName=.*//; s/(^|.* )$1=([^ ]+).*/\2/p" | head -n 1
 }

@@ -22,6 +22,12 @@ die() {
 
 root="${DREAM_ROOT:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}" # a script of ours, not one of sbatch's copies
 export DREAM_ROOT="$root"
+# Called inside another job: sbatch would hand on that one's place, memory and cores.
+if [ -n "${SLURM_JOB_ID:-}" ]; then
+    for word in "${!SLURM_@}"; do
+        case "$word" in SLURM_CONF | SLURM_CLUSTERS) ;; *) unset "$word" ;; esac
+    done
+fi
 declare -a names=()
 declare -A script after options arguments job note submitted=()
 

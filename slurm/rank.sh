@@ -4,12 +4,15 @@
 #
 # DREAM_LOGS     folder of log files, one a rank; unset: the job's log
 # DREAM_SHOWN    ranks that are shown in the job's log too, as ",0,12,"
-# DREAM_EXEC     what enters the container, if Slurm has not done so already
+# DREAM_IMAGE    of Apptainer, with DREAM_BIND; empty: none, or Slurm has entered a container already
 set -euo pipefail
 
 # RDMA pins memory; where the hard limit forbids it, the node report says so.
 ulimit -l unlimited 2>/dev/null || true
 ulimit -n "$(ulimit -H -n)" 2>/dev/null || true
+
+# A place that sbatch took along from where it was called (torchrun, a shell of another job): srun's holds.
+unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE GROUP_RANK ROLE_RANK "${!TORCHELASTIC_@}"
 
 # What is compiled at run time lies on the node's own disk: thousands of ranks in one shared folder would
 # wait for one another. It stays there for the next job.
@@ -28,5 +31,7 @@ if [ -n "${DREAM_LOGS:-}" ]; then
     esac
 fi
 
-# shellcheck disable=SC2086  # words of a command
-exec ${DREAM_EXEC:-} "$@"
+if [ -n "${DREAM_IMAGE:-}" ]; then
+    exec apptainer exec --nv --bind "$DREAM_BIND" "$DREAM_IMAGE" "$@"
+fi
+exec "$@"

@@ -119,6 +119,8 @@ class WarmStarter:
 def _become(module: str, words: tuple[str, ...], files: list[str | None]) -> NoReturn:
     """In the forked process: be the program, in a process group of its own."""
     os.setpgid(0, 0)
+    # As in a terminal: a shell that starts the tests in the background has them ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number, file in enumerate(files, start=1):
         if file is not None:

@@ -16,6 +16,7 @@ import argparse
 import functools
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -43,6 +44,7 @@ TWO += ["-m", "megatron_dream"]
 LIMITS = Limits(cpu=1, wall=10.0)
 REJECTION_SAMPLES = 4  # answers of the start to each training problem
 CONTINUED_LR = "1.0e-3"
+PACE_STEPS = 100  # of a control, before it is told how many steps it has
 
 
 @dataclass(frozen=True)
@@ -246,11 +248,22 @@ class Demo:
             makers = {"passing": self.make_passing, "rejection": self.make_rejection}
             if run.data in makers:
                 self.once(f"{run.data}.json", makers[run.data])
-            per_step = self.seconds_of("start") / self.steps_of("start")
-            count = max(1, int(self.seconds_of("grpo-0") / per_step))
-            words = ("--training.train_steps", str(count), "--optimizer.lr", CONTINUED_LR)
-            self.sft(run.name, run.data, *words, "--training.eval_interval", "0", *start)
+            alike = ("--optimizer.lr", CONTINUED_LR, "--training.eval_interval", "0", *start)
+            count = str(self.steps_in_time(run, alike))
+            self.sft(run.name, run.data, "--training.train_steps", count, *alike)
         self.measure(run.name)
+
+    def steps_in_time(self, run: Run, options: Sequence[str]) -> int:
+        """Steps of a control in the seconds that GRPO took, by the pace of its own first steps.
+
+        A short run of its own just before, since what else the machine does changes the pace; the median,
+        since the first step is slow.
+        """
+        name = f"{run.name}_pace"
+        self.sft(name, run.data, "--training.train_steps", str(PACE_STEPS), *options)
+        steps = rl_report.steps_in(read_log(self.folder_of(name)))
+        pace = statistics.median(event["seconds"] for event in steps)
+        return max(1, round(self.seconds_of("grpo-0") / pace))
 
     def steps_of(self, name: str) -> int:
         """Steps of a finished run."""

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from .. import parallel
 from ..errors import CheckpointError
 from ..parallel import Ranks
-from .metadata import FILE_NAME, CheckpointMetadata, read_metadata, verify_files
+from .metadata import FILE_NAME, LATEST, CheckpointMetadata, read_metadata, verify_files
 from .room import STEP_FOLDER, read_latest, set_aside
 from .save import point_latest
 
@@ -82,6 +82,8 @@ def candidates(folder: Path) -> list[Candidate]:
     latest = read_latest(folder)
     if latest and (folder / latest).is_dir():
         names.add(latest)
+    if not names and (folder / LATEST).exists():
+        return [Candidate(latest or LATEST, None, f"{LATEST} names {latest}, which is not there")]
     return [_read(folder, name) for name in sorted(names)]
 
 

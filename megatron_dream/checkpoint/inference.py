@@ -44,6 +44,12 @@ class CheckpointModel:
 
     __call__ = forward
 
+    @property
+    def takes_static_cache(self) -> bool:
+        """Whether a pass can be recorded (sampling/cache.py): where no other process takes part in it."""
+        groups = self.model.pg_collection
+        return bool(groups.tp.size() == 1 and groups.pp.size() == 1)
+
     def sampler_states(
         self,
         input_ids_BQ: Tensor,
@@ -108,7 +114,7 @@ def load_for_sampling(
             f"(pretrain with checkpoint.init_from) or name another checkpoint"
         )
     found = find_tokenizer(metadata, tokenizer)
-    layout, training = ParallelConfig(), TrainingConfig(precision="fp32")
+    layout, training = ParallelConfig(), TrainingConfig(precision="fp32", compile="off")
     ranks = parallel.start(layout)
     # The sampler's masks are arbitrary, which only the local attention takes.
     shape = ModelConfig(**{**metadata.model, "layer_spec": "local"})

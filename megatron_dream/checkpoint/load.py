@@ -12,6 +12,7 @@ from .. import device
 from ..errors import CheckpointError
 from ..parallel import Ranks
 from .buckets import follow_saved_buckets
+from .fp8_state import put_history, wanted_history
 from .metadata import CheckpointMetadata, read_metadata, resolve_checkpoint, verify_files
 from .state import (
     load_model_state,
@@ -132,8 +133,11 @@ def load_training_state(
     state["optimizer"] = optimizer_state(optimizer, state, options, is_loading=True)
     if metadata.optimizer_format == "dp_reshardable" and "param_state" in state["optimizer"]:
         follow_saved_buckets(state["optimizer"], optimizer, TensorReader(folder))
+    if history := wanted_history(chunks, folder, metadata, ranks):
+        state["fp8"] = history
     loaded = _read(folder, state, ranks)
     load_model_state(chunks, loaded)
+    put_history(chunks, loaded.get("fp8", {}))
     optimizer.load_state_dict(loaded["optimizer"])
     separate_step_counters(optimizer)
     scheduler.num_steps = 0  # loading adds the saved number to it

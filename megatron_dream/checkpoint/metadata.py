@@ -2,18 +2,19 @@
 
 A checkpoint is complete when megatron-core's own marker (metadata.json) and this file are there and
 every file in the list has its size and checksum. It is written last, before the folder gets its
-name.
+name, and holds a checksum of itself.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from ..files import sha256_file
+from ..files import sha256_file, write_json
 
 FILE_NAME = "megatron_dream.json"
 LATEST = "latest"
@@ -50,13 +51,15 @@ class CheckpointMetadata:
     trained: dict[str, Any] = dataclasses.field(default_factory=dict)  # for the model card
     files: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     version: int = FORMAT_VERSION
+    checksum: str | None = None  # of all the rest; None: written before there was one
 
 
 def read_metadata(folder: Path | str) -> CheckpointMetadata:
     """Read and check megatron_dream.json of a checkpoint folder.
 
     Raises:
-        CheckpointError: missing, unreadable, of another version, or with unknown or missing fields.
+        CheckpointError: missing, unreadable, altered, of another version, or with unknown or missing
+            fields.
     """
     path = Path(folder) / FILE_NAME
     if not path.is_file():
@@ -81,7 +84,34 @@ def read_metadata(folder: Path | str) -> CheckpointMetadata:
         raise CheckpointError(f"{path} has an unknown field {unknown[0]!r}; use another checkpoint")
     if not isinstance(values.get("model"), dict) or not isinstance(values.get("files"), dict):
         raise CheckpointError(f"{path} lacks the field 'model' or 'files'; use another checkpoint")
-    return CheckpointMetadata(**values)
+    metadata = CheckpointMetadata(**values)
+    if metadata.checksum not in (None, _checksum(values)):
+        raise CheckpointError(f"{path} was altered: its checksum differs; use another checkpoint")
+    if name := _wrong_field(metadata):
+        raise CheckpointError(f"{path}: {name} is {values[name]!r}; use another checkpoint")
+    return metadata
+
+
+def write_metadata(folder: Path | str, metadata: CheckpointMetadata) -> None:
+    """Write megatron_dream.json of a checkpoint folder, atomically, with its own checksum."""
+    values = json.loads(json.dumps(dataclasses.asdict(metadata)))
+    write_json(Path(folder) / FILE_NAME, {**values, "checksum": _checksum(values)})
+
+
+def _checksum(values: dict[str, Any]) -> str:
+    """SHA-256 of all fields but ``checksum``, whatever their order and the space between them."""
+    content = {name: value for name, value in values.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _wrong_field(metadata: CheckpointMetadata) -> str | None:
+    """The first field that is of another type than its default; a missing value is of none."""
+    empty = CheckpointMetadata(model={})
+    for field in dataclasses.fields(CheckpointMetadata):
+        default = getattr(empty, field.name)
+        if default is not None and type(getattr(metadata, field.name)) is not type(default):
+            return field.name
+    return None
 
 
 def resolve_checkpoint(path: Path | str) -> Path:

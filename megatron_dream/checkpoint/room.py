@@ -13,7 +13,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from .metadata import FILE_NAME, LATEST
+from ..errors import CheckpointError
+from .metadata import FILE_NAME, LATEST, CheckpointMetadata, read_metadata
 
 STEP_FOLDER = re.compile(r"step_(\d{8})")
 _LEFTOVER = re.compile(r"\.step_\d{8}\.(tmp|old)")
@@ -35,11 +36,16 @@ class Kept:
     every: int = 0
     read: frozenset[str] = frozenset()
 
-    def may_go(self, complete: list[str], latest: str | None, newest: int) -> list[str]:
-        """Those of ``complete`` (the oldest first) that need not stay, beside the ``newest``."""
+    def may_go(self, folder: Path, newest: int) -> list[str]:
+        """Names of complete checkpoints (the oldest first) that need not stay, beside the ``newest``.
+
+        A damaged one does not count among those, and one that was made while updates were being skipped
+        does not stand in for the last one before that, to which the run may have to go back.
+        """
+        complete, latest = complete_checkpoints(folder), read_latest(folder)
         return [
             name
-            for name in complete[: max(0, len(complete) - newest)]
+            for name in complete[: _first_to_stay(folder, complete, newest)]
             if name != latest and name not in self.read and not self._is_for_good(name)
         ]
 
@@ -56,11 +62,35 @@ def complete_checkpoints(folder: Path) -> list[str]:
     )
 
 
+def _first_to_stay(folder: Path, complete: list[str], newest: int) -> int:
+    """From which of ``complete`` on there are ``newest`` whole ones, one of them good to go back to."""
+    num_whole, has_good = 0, False
+    for index in reversed(range(len(complete))):
+        metadata = _whole(folder / complete[index])
+        if metadata is not None:
+            num_whole += 1
+            has_good = has_good or not metadata.faults.get("in_row")
+        if num_whole >= newest and has_good:
+            return index
+    return 0
+
+
+def _whole(folder: Path) -> CheckpointMetadata | None:
+    """A checkpoint's metadata, if its files have their sizes; checksums would take too long."""
+    try:
+        metadata = read_metadata(folder)
+        sizes = {name: entry["bytes"] for name, entry in metadata.files.items()}
+        found = {name: (folder / name).stat().st_size for name in sizes}
+    except (CheckpointError, OSError, KeyError, TypeError):
+        return None
+    return metadata if found == sizes else None
+
+
 def make_room(folder: Path, needed: int, kept: Kept) -> str | None:
     """See that ``needed`` bytes of tensors fit; remove what retention would remove afterwards if they do not.
 
     That is: folders that were set aside, then checkpoints beyond ``kept.last`` - 1, the oldest first. The
-    one that ``latest`` names and the newest always stay, and what ``kept`` names besides.
+    one that ``latest`` names and the newest whole one always stay, and what ``kept`` names besides.
 
     Args:
         folder: of the checkpoints.
@@ -71,11 +101,10 @@ def make_room(folder: Path, needed: int, kept: Kept) -> str | None:
         A sentence where there is no room; None where there is.
     """
     wanted = int(needed * _SHARE) + _BYTES
+    if free_bytes(folder) >= wanted:
+        return None
     doomed = [folder / name for name in _set_aside(folder)]
-    going = kept.may_go(
-        complete_checkpoints(folder), read_latest(folder), newest=max(1, kept.last - 1)
-    )
-    doomed += [folder / name for name in going]
+    doomed += [folder / name for name in kept.may_go(folder, newest=max(1, kept.last - 1))]
     for victim in doomed:
         if free_bytes(folder) >= wanted:
             return None
@@ -103,11 +132,11 @@ def read_latest(folder: Path) -> str | None:
 
 
 def remove_old(folder: Path, kept: Kept) -> None:
-    """Remove all but the newest complete step checkpoints and the newest that was set aside.
+    """Remove all but the newest step checkpoints (``Kept.may_go``) and the newest that was set aside.
 
     The one that ``latest`` names always stays, and what ``kept`` names besides.
     """
-    for name in kept.may_go(complete_checkpoints(folder), read_latest(folder), newest=kept.last):
+    for name in kept.may_go(folder, newest=kept.last):
         remove_folder(folder / name)
     for name in _set_aside(folder)[:-1]:
         remove_folder(folder / name)

@@ -18,13 +18,14 @@ from typing import Any
 import torch.distributed as dist
 
 from ..errors import CheckpointError
-from ..files import atomic_write, fsync_folder, write_json
+from ..files import atomic_write, fsync_folder
 from ..parallel import Ranks, barrier
-from .agreement import Done, ForkedWork, Outcome, ThreadWork, Waiting, attempt, first_fault
+from .agreement import Done, ForkedWork, ThreadWork, Waiting, attempt, first_fault
 from .core_save import PlannedSave
-from .metadata import FILE_NAME, LATEST, CheckpointMetadata, describe_file, list_files
+from .fp8_state import saved_history
+from .metadata import LATEST, CheckpointMetadata, describe_file, list_files, write_metadata
 from .room import Kept, free_bytes, make_room, remove_old, remove_unfinished
-from .state import model_state, optimizer_state, sharding_options
+from .state import gather_weights, model_state, optimizer_state, sharding_options
 
 DEFAULT_TIMEOUT_SECONDS = 1800.0
 
@@ -194,9 +195,13 @@ class CheckpointWriter:
         return f"{needed:,} bytes do not fit into {free:,}" if free < needed else None
 
     def _on_rank_0(self, name: str, work: Callable[[], str | None]) -> None:
-        """Let rank 0 do something quick; all give up where it fails or returns a sentence."""
-        outcome = attempt(work) if self.ranks.rank == 0 else Outcome(None, None)
-        if found := first_fault(outcome.fault or outcome.value):
+        """Let rank 0 do something; all give up where it fails or returns a sentence.
+
+        To remove a checkpoint can take minutes, and a disk can hang: nobody waits in a collective.
+        """
+        mine = ThreadWork(work) if self.ranks.rank == 0 else Done()
+        outcome = Waiting(mine, self.timeout_seconds, self.on_wait).wait()
+        if found := outcome.fault or first_fault(outcome.value):
             self._give_up(name, found)
 
     def _give_up(self, name: str, fault: str) -> None:
@@ -217,11 +222,14 @@ class CheckpointWriter:
         self, chunks: list[Any], metadata: CheckpointMetadata, optimizer: Any, scheduler: Any
     ) -> dict[str, Any]:
         options = sharding_options(metadata.optimizer_format or "fully_reshardable", self.ranks)
+        gather_weights(chunks)
         state = model_state(chunks, options)
         if optimizer is not None:
             state["optimizer"] = optimizer_state(optimizer, state, options)
         if scheduler is not None:
             state["scheduler"] = scheduler.state_dict()
+        if optimizer is not None and (history := saved_history(chunks, self.ranks)):
+            state["fp8"] = history
         return state
 
     def _publish(self, pending: _Pending, described: dict[str, dict[str, Any]]) -> int:
@@ -254,7 +262,7 @@ class CheckpointWriter:
         _publish_folder(temporary, target, dataclasses.replace(pending.metadata, files=complete))
         if self.moves_latest:
             point_latest(target)
-            remove_old(self.folder, self._kept())
+            attempt(lambda: remove_old(self.folder, self._kept()))  # it is saved all the same
         return complete
 
 
@@ -270,7 +278,7 @@ def _fsync_files(folder: Path, names: list[str]) -> None:
 def _publish_folder(temporary: Path, target: Path, metadata: CheckpointMetadata) -> None:
     """Complete ``temporary`` and give it its name."""
     fsync_folder(temporary)
-    write_json(temporary / FILE_NAME, dataclasses.asdict(metadata))
+    write_metadata(temporary, metadata)
     if target.exists():  # an earlier save of the same step
         retired = target.with_name(f".{target.name}.old")
         shutil.rmtree(retired, ignore_errors=True)

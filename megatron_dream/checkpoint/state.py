@@ -33,6 +33,18 @@ def unwrap(model: Any) -> Any:
     return model
 
 
+def gather_weights(chunks: list[Any]) -> None:
+    """Have every data-parallel rank hold all weights as the last update left them; all ranks call this.
+
+    With ``overlap_param_gather`` a rank has the new weights of its own shard alone until the next forward
+    pass, which then gathers nothing.
+    """
+    for chunk in chunks:
+        ddp_config = getattr(chunk, "ddp_config", None)
+        if ddp_config is not None and ddp_config.overlap_param_gather:
+            chunk.start_param_sync(force_sync=True)
+
+
 def choose_optimizer_format(requested: str, chunks: list[Any], ranks: Ranks) -> str:
     """``fully_reshardable`` for small models, ``dp_reshardable`` above a billion parameters.
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import device
 from ..files import atomic_write, write_json
-from ..launcher import Launch, expand_hosts, launched
+from ..launcher import Launch, expand_hosts, launched, tasks_per_node
 from .exchange import Exchange
 from .facts import collect_facts, node_name
 from .rank import Measured, measure_rank
@@ -100,7 +100,7 @@ def _conclude(
 ) -> int:
     """Judge, show, write; the exit code."""
     facts = {told["node"]: told["facts"] for told in hellos.values() if told["facts"]}
-    findings = _silent(silent, len(hellos)) + compare_facts(facts)
+    findings = _silent(silent) + compare_facts(facts)
     findings += judge(hellos, measured, slow)
     show(facts, measured, hellos, findings)
     at_fault = sorted({finding.node for finding in findings if finding.is_fault})
@@ -113,13 +113,14 @@ def _conclude(
     return 1 if at_fault else 0
 
 
-def _silent(ranks: frozenset[int], heard: int) -> list[Finding]:
+def _silent(ranks: frozenset[int]) -> list[Finding]:
     """Nodes that ranks which never answered are on: srun lays ranks out in blocks."""
     if not ranks:
         return []
     nodes = expand_hosts(os.environ.get("SLURM_STEP_NODELIST", "unknown"))
-    per_node = max(1, (heard + len(ranks)) // len(nodes))
-    named = [nodes[min(rank // per_node, len(nodes) - 1)] for rank in sorted(ranks)]
+    counts = tasks_per_node(os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1"))
+    of_rank = [node for node, count in zip(nodes, counts, strict=False) for _ in range(count)]
+    named = [of_rank[rank] if rank < len(of_rank) else nodes[-1] for rank in sorted(ranks)]
     return [
         Finding(node, f"{named.count(node)} ranks never answered") for node in dict.fromkeys(named)
     ]

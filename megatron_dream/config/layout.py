@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from megatron_dream.config.gpu_options import has_whole_rows
 from megatron_dream.config.pipeline import chunk_layers
 from megatron_dream.config.presets import resolve_model
 from megatron_dream.config.schema import ModelConfig, RunConfig
+from megatron_dream.config.shapes import row_unit, shape_requirements
 from megatron_dream.errors import LayoutError
 
 
@@ -28,7 +30,8 @@ class Layout:
     micro_batch_size: int
     global_batch_size: int
     num_microbatches: int  # accumulation: micro-batches a data-parallel rank and step
-    width_unit: int = 1  # tokens that a row's width must be a multiple of: 2 x CP, TP under SP
+    width_unit: int = 1  # tokens that a row's width must be a multiple of (shapes.py)
+    packed_unit: int = 1  # likewise of the one sequence that rows are packed into
 
     def equation(self) -> str:
         """Both equations with every operand, in one line."""
@@ -59,6 +62,7 @@ def resolve_layout(config: RunConfig, world_size: int, stage: str = "pretrain") 
         _pipeline_problem(layout, config, model)
         or _tensor_problem(layout, config, model)
         or _sequence_problem(layout, config, model)
+        or _fp8_problem(layout, config, model)
         or _engine_problem(layout, config)
         or _fused_attention_problem(layout, config, stage)
         or _validation_problem(layout, config, stage)
@@ -93,8 +97,8 @@ def _divide(config: RunConfig, world_size: int) -> Layout:
             f"x DP {dp} x accumulation {batch}/{micro * dp} is not whole; make it a multiple of "
             f"{micro * dp}."
         )
-    unit = (tp if config.parallel.sequence_parallel else 1) * (2 * cp if cp > 1 else 1)
-    return Layout(world_size, tp, pp, vp, cp, dp, micro, batch, batch // (micro * dp), unit)
+    units = row_unit(config, micro), row_unit(config, 1)
+    return Layout(world_size, tp, pp, vp, cp, dp, micro, batch, batch // (micro * dp), *units)
 
 
 def _pipeline_problem(layout: Layout, config: RunConfig, model: ModelConfig) -> str | None:
@@ -155,11 +159,57 @@ def _sequence_problem(layout: Layout, config: RunConfig, model: ModelConfig) -> 
         )
     factors = [f"SP over TP {layout.tp}"] if config.parallel.sequence_parallel else []
     factors += [f"2 x CP {layout.cp}"] if layout.cp > 1 else []
-    unit = layout.width_unit
+    unit = (layout.tp if config.parallel.sequence_parallel else 1) * (
+        2 * layout.cp if layout.cp > 1 else 1
+    )
     if length % unit:
         return (
             f"data.sequence_length {length} is not divisible by {unit} ({' x '.join(factors)}); "
             f"{length // unit * unit or unit} would do"
+        )
+    return None
+
+
+def _fp8_problem(layout: Layout, config: RunConfig, model: ModelConfig) -> str | None:
+    """Shapes that FP8 products do not take, and layers in bf16 that megatron-core cannot place."""
+    fp8, length = config.fp8, config.data.sequence_length
+    if fp8.recipe == "none":
+        return None
+    for needed in shape_requirements(
+        fp8.recipe,
+        model,
+        width=length,
+        micro_batch_size=layout.micro_batch_size,
+        tp=layout.tp,
+        cp=layout.cp,
+        sequence_parallel=config.parallel.sequence_parallel,
+        overlaps=config.parallel.tp_comm_overlap,
+    ):
+        if not needed.is_met:
+            unit = layout.width_unit
+            way = (
+                f"rows of {length // unit * unit or unit} would do"
+                if "rows" in needed.words
+                else ("change the model's shape or parallel.tensor_model_parallel_size")
+            )
+            return f"fp8.recipe {fp8.recipe}: {needed.equation()}; {way}, or set the recipe to none"
+    if length % layout.width_unit:
+        return (
+            f"data.sequence_length {length} is not divisible by {layout.width_unit}, which fp8.recipe "
+            f"{fp8.recipe}, the layout and training.round_widths_to ask of widths; "
+            f"{length // layout.width_unit * layout.width_unit or layout.width_unit} would do"
+        )
+    most = model.num_layers // layout.pp
+    for name in ("first_layers_bf16", "last_layers_bf16"):
+        if getattr(fp8, name) > most:
+            return (
+                f"fp8.{name} is {getattr(fp8, name)}, more than a pipeline stage has: layers "
+                f"{model.num_layers} / PP {layout.pp} = {most}; give fewer"
+            )
+    if fp8.first_layers_bf16 + fp8.last_layers_bf16 >= model.num_layers:
+        return (
+            f"fp8.first_layers_bf16 {fp8.first_layers_bf16} + last_layers_bf16 {fp8.last_layers_bf16} "
+            f"leave none of {model.num_layers} layers in FP8; set the recipe to none"
         )
     return None
 
@@ -214,18 +264,12 @@ def _fused_attention_problem(layout: Layout, config: RunConfig, stage: str) -> s
             "sft.pad_attended: false needs a mask that Transformer Engine's attention does not take; use "
             "model.layer_spec: local or pad_attended: true"
         )
-    splits_rows = config.data.document_masks or config.data.random_length or stage == "sft"
-    if splits_rows and layout.cp > 1:
+    if has_whole_rows(config, stage) or layout.cp == 1:
+        return None
+    if config.parallel.cp_comm_type != "p2p":
         return (
-            "Transformer Engine under CP needs every segment to be a multiple of 2 x CP tokens, which "
-            "data.document_masks, data.random_length and the rows of sft do not give; use "
-            "model.layer_spec: local or CP 1"
-        )
-    if splits_rows and layout.micro_batch_size > 1:
-        return (
-            "Transformer Engine packs data.document_masks, data.random_length and the rows of sft at "
-            "training.micro_batch_size 1 only; set it to 1 (accumulation keeps the global batch) or "
-            "use model.layer_spec: local"
+            "parallel.cp_comm_type: all_gather of Transformer Engine takes no documents and no padding, "
+            "which data.document_masks, data.random_length and the rows of sft have; set it to p2p"
         )
     return None
 

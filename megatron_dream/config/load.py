@@ -7,8 +7,9 @@ anything starts. Nothing here knows what a field means; ``convert.py`` knows typ
 from __future__ import annotations
 
 import dataclasses
+import json
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,9 +62,22 @@ def load_config(
     return config
 
 
+def from_fields(fields: Mapping[str, Any]) -> RunConfig:
+    """A run's configuration from plain values by dotted path, through the same converter.
+
+    Raises:
+        ConfigError: a field is unknown or ill-typed.
+    """
+    texts = [(name, v if isinstance(v, str) else json.dumps(v)) for name, v in fields.items()]
+    return load_config(None, texts)
+
+
 def to_yaml(config: Any) -> str:
     """The whole configuration as YAML that ``load_config`` reads back to an equal one."""
-    return yaml.safe_dump(to_plain(config), sort_keys=False, default_flow_style=False)
+    # A value a line, as it is: slurm/lib_train.sh reads fields off it.
+    return yaml.safe_dump(
+        to_plain(config), sort_keys=False, default_flow_style=False, width=1 << 20
+    )
 
 
 def save_resolved(config: Any, path: Path | str) -> None:

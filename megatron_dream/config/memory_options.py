@@ -9,12 +9,17 @@ from collections.abc import Iterator
 
 from megatron_dream.config.schema import OptimizerConfig, RunConfig, TrainingConfig
 
-_PRECISIONS = ("main_grads_dtype", "main_params_dtype", "exp_avg_dtype", "exp_avg_sq_dtype")
+PRECISION_FIELDS = ("main_grads_dtype", "main_params_dtype", "exp_avg_dtype", "exp_avg_sq_dtype")
 
 
 def memory_faults(config: RunConfig) -> Iterator[str]:
     """Sentences, without their full stop, about fields that contradict one another."""
     yield from _recompute_faults(config.training)
+    if config.training.offload_modules and config.model.layer_spec == "local":
+        yield (
+            "training.offload_modules works on Transformer Engine's layers only, and model.layer_spec is "
+            "local; leave one of them out"
+        )
     yield from _optimizer_faults(config)
     instances = config.parallel.num_distributed_optimizer_instances
     if instances > 1 and not config.parallel.use_distributed_optimizer:
@@ -58,7 +63,7 @@ def _recompute_faults(training: TrainingConfig) -> Iterator[str]:
 
 def _optimizer_faults(config: RunConfig) -> Iterator[str]:
     ours, default = config.optimizer, OptimizerConfig()
-    for name in _PRECISIONS:
+    for name in PRECISION_FIELDS:
         value = getattr(ours, name)
         if not ours.use_precision_aware_optimizer and value != getattr(default, name):
             yield (

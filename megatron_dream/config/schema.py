@@ -73,6 +73,8 @@ class ParallelConfig:
     overlap_param_gather: bool = False
     bucket_size: int | None = None  # parameters; None: max(40e6, 1e6 x DP)
     distributed_timeout_minutes: float = 10.0
+    tp_comm_overlap: bool = False  # Transformer Engine's products overlap with TP's collectives
+    cp_comm_type: Literal["all_gather", "p2p"] = "all_gather"  # how CP ranks share keys and values
 
 
 @dataclass
@@ -228,6 +230,27 @@ class TrainingConfig:
     eval_interval: int = 0  # steps; 0: never
     eval_samples: int = 64
     deterministic: bool = False
+    compile: Literal["auto", "on", "off"] = "auto"  # parts of the local layers; auto: on a GPU
+    gradient_accumulation_fusion: Literal["auto", "on", "off"] = (
+        "auto"  # by apex; auto: where built
+    )
+    fused_cross_entropy: bool = False  # the head's softmax by Liger's kernel; needs a GPU, TP 1
+    round_widths_to: int = 0  # tokens; widths that vary become multiples of it; 0: no rounding
+    round_head_rows_to: int = 0  # rows; the head runs on a multiple of it; 0: on the masked rows
+    cuda_graphs: bool = False  # of the layers; needs a GPU and one width
+
+
+@dataclass
+class Fp8Config:
+    """Products of the layers in FP8, by Transformer Engine; attention and head stay bf16."""
+
+    recipe: Literal["none", "delayed", "current", "blockwise", "mxfp8"] = "none"
+    format: Literal["hybrid", "e4m3"] | None = None  # None: e4m3 of blocks, hybrid of tensors
+    margin: int = 0  # recipe: delayed; scales are divided by 2**margin
+    amax_history: int = 1024  # recipe: delayed; micro-batches that scales look back on
+    amax_compute: Literal["max", "most_recent"] = "max"  # recipe: delayed; of that history
+    first_layers_bf16: int = 0  # layers at the bottom whose products stay bf16
+    last_layers_bf16: int = 0  # likewise at the top
 
 
 @dataclass
@@ -328,6 +351,7 @@ class RunConfig:
     rl: RlConfig = field(default_factory=RlConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    fp8: Fp8Config = field(default_factory=Fp8Config)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     faults: FaultsConfig = field(default_factory=FaultsConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)

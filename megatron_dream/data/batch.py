@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..diffusion.rows import DEAD, PREDICTED, SEGMENT_START, UNATTENDED
+from .packing import Packing, pack_rows
 from .stream import Row
 
 __all__ = [
@@ -207,6 +208,7 @@ def to_batch(
     cp_rank: int = 0,
     cp_size: int = 1,
     has_whole_rows: bool = False,
+    packing: Packing | None = None,
 ) -> dict[str, Tensor]:
     """What a model chunk reads.
 
@@ -220,8 +222,15 @@ def to_batch(
         cp_size: of that group.
         has_whole_rows: every row is one segment; ``cu_seqlens`` then needs no look at the flags,
             which on a GPU would wait for them.
+        packing: the rows become one sequence [1, T] (packing.py); None: they stay rows.
     """
     parts = layout.unpack(buffer)
+    if packing is not None:
+        packed = pack_rows(parts, packing, pad_id=layout.pad_id, cp_rank=cp_rank, cp_size=cp_size)
+        return {
+            name: part.long() if part.dtype == torch.int32 and "cu_" not in name else part
+            for name, part in (parts | packed).items()
+        }
     flags_full = parts["flags"]
     if has_whole_rows:
         total, step = flags_full.numel(), layout.sequence_length

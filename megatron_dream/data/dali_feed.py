@@ -27,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..device import current_stream
 from ..errors import MissingDependencyError, UserError
 from .signals import ignore_run_signals, signals_held
 
@@ -147,13 +148,15 @@ class DaliFeed(Iterator[Any]):
     def __next__(self) -> Tensor | UserError:
         if self._pipeline is None:
             raise StopIteration
-        buffer, error = self._pipeline.run()
+        # On torch's stream, so that the copy is not waited for here.
+        on_gpu = self.device.type == "cuda"
+        buffer, error = self._pipeline.run(*[current_stream()] * on_gpu)
         failure = np.asarray(error[0])
         if failure.size > 1:
             found: UserError = pickle.loads(failure.tobytes())
             return found
-        if self.device.type == "cuda":
-            return torch.from_dlpack(buffer[0])  # memory of its own; torch's stream waits for it
+        if on_gpu:
+            return torch.from_dlpack(buffer[0])  # memory of its own (DALI's dynamic executor)
         copy = np.array(buffer[0])  # of memory that DALI may use again
         return torch.from_numpy(copy)
 

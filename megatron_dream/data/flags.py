@@ -177,3 +177,18 @@ def add_analyze_padding_flags(parser: argparse.ArgumentParser) -> None:
     add("--global-batch-size", type=int, default=576, metavar="N")
     add("--micro-batch-size", type=int, default=8, metavar="N")
     add("--steps", type=int, default=20, metavar="N", help="global batches counted")
+
+
+def add_train_tokenizer_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of ``tokenizer train``."""
+    parser.add_argument("--input", type=Path, nargs="+", required=True, metavar="PATH")
+    parser.add_argument("--vocab-size", type=int, required=True, metavar="N")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.model")
+    parser.add_argument("--json-key", default="text", help="field that holds the text (text)")
+    parser.add_argument(
+        "--suffixes",
+        nargs="+",
+        default=[".py"],
+        metavar="SUFFIX",
+        help="which files of a folder count (.py), such as .jsonl .jsonl.zst",
+    )

@@ -33,7 +33,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import UserError
+from .ahead import CopiedAhead
 from .batch import BatchLayout, broadcast, to_batch
+from .packing import Packing
 from .signals import ignore_run_signals, signals_held
 from .stream import Stream
 
@@ -197,6 +199,7 @@ class MicroBatchIterator:
         skip_ranges: ranges [start, stop) of ordinals that are left out.
         loader: ``"torch"`` or ``"dali"`` (dali_feed.py); the batches are the same.
         width_unit: what a micro-batch's width must be a multiple of, where rows differ in length.
+        packing: a micro-batch's rows become one sequence (packing.py); None: they stay rows.
 
     Raises:
         MissingDependencyError: DALI is asked for and not installed.
@@ -224,6 +227,7 @@ class MicroBatchIterator:
         skip_ranges: SkipRanges = (),
         loader: LoaderName = "torch",
         width_unit: int = 1,
+        packing: Packing | None = None,
     ) -> None:
         if loader == "dali":  # absent, it is missed on ranks that do not read too
             from .dali_feed import import_dali
@@ -240,7 +244,7 @@ class MicroBatchIterator:
         self.is_reader = tp_rank == 0
         self._tp_group, self._tp_source_rank = tp_group, tp_source_rank
         self._cp_rank, self._cp_size = cp_rank, cp_size
-        self._has_whole_rows = stream.has_whole_rows
+        self._has_whole_rows, self._packing = stream.has_whole_rows, packing
         skip = merge_ranges(skip_ranges)
         stop = min(len(stream), len(stream) if stop_ordinal is None else stop_ordinal)
         steps = (_samples_before(stop, skip) - consumed) // (
@@ -292,6 +296,7 @@ class MicroBatchIterator:
             cp_rank=self._cp_rank,
             cp_size=self._cp_size,
             has_whole_rows=self._has_whole_rows,
+            packing=self._packing,
         )
 
     def close(self) -> None:
@@ -299,6 +304,8 @@ class MicroBatchIterator:
         self.num_left = 0
         atexit.unregister(self._at_exit)
         buffers, self._buffers = self._buffers, None
+        if isinstance(buffers, CopiedAhead):
+            buffers = buffers.source
         if buffers is not None and hasattr(buffers, "close"):  # of DALI, or a generator
             buffers.close()
             return
@@ -329,7 +336,8 @@ def _read(
         return DaliFeed(
             dataset, count, device, num_workers=num_workers, prefetch_factor=_PREFETCH_FACTOR
         )
-    if num_workers == 0:
+    on_gpu = device.type == "cuda"
+    if num_workers == 0:  # not ahead: reading would hold up the step
         return (dataset[number] for number in range(count))
     torch_loader = DataLoader(
         dataset,
@@ -339,8 +347,9 @@ def _read(
         prefetch_factor=_PREFETCH_FACTOR,
         persistent_workers=True,
         multiprocessing_context="fork",  # megatron-core's import takes seconds
-        pin_memory=device.type == "cuda",
+        pin_memory=on_gpu,
         worker_init_fn=_start_worker,
     )
     with signals_held():
-        return iter(torch_loader)
+        buffers = iter(torch_loader)
+    return CopiedAhead(buffers, device) if on_gpu else buffers

@@ -71,6 +71,7 @@ def stage(config: RunConfig, folder: Path | str, report: Report = print) -> None
     except OSError as error:
         raise DataError(f"{folder} cannot be made ({error.strerror}); give a local disk.") from None
     with _alone(folder):
+        _remove_leftovers(folder)
         wanted = list(_wanted(config, folder))
         missing = [pair for pair in wanted if not _is_there(*pair)]
         size = sum(source.stat().st_size for source, _ in missing)
@@ -98,6 +99,12 @@ def _wanted(config: RunConfig, folder: Path) -> Iterator[tuple[Path, Path]]:
                 yield source, prefix_path(staged_prefix(prefix, folder), ending)
             elif ending != ".json":
                 raise DataError(f"{source} does not exist; check data.train and data.valid.")
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Parts of copies whose process was killed: nobody else writes here now, and they would fill the disk."""
+    for path in folder.glob("*/.*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def _is_there(source: Path, target: Path) -> bool:

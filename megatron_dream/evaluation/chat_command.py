@@ -126,19 +126,26 @@ class Talk:
         return Answer(kept, opened_step[: len(kept)], text)
 
 
-def run_chat(model: Path | str, *, system: str | None = None, **options: Any) -> None:
+def run_chat(
+    model: Path | str,
+    *,
+    system: str | None = None,
+    weights: str | None = None,
+    **options: Any,
+) -> None:
     """Talk with a model; without a terminal, read lines and print answers.
 
     Args:
         model: exported folder or checkpoint.
         system: the system's message; default: the chat template's.
+        weights: see load_model.
         options: fields of SamplingConfig.
 
     Raises:
         UserError: model or options are not what they should be; without a terminal, a line does not fit.
     """
     check_options(options)
-    sampler = load_model(model)
+    sampler = load_model(model, weights)
     ends = [sampler.tokenizer.eos_id, sampler.tokenizer.im_end_id]
     config = sampling_config(sampler, **options, eos_token_id=ends)
     talk = Talk(sampler, config, system)

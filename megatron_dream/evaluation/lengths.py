@@ -76,6 +76,7 @@ def analyze_lengths(
     batch_size: int | None = None,
     seed: int = 0,
     quiet: bool = False,
+    weights: str | None = None,
     **options: Any,
 ) -> list[Figures]:
     """Write ``lengths.json``, ``lengths.md`` and ``lengths.png`` into a folder, and print the table.
@@ -97,6 +98,7 @@ def analyze_lengths(
         batch_size: prompts that run together.
         seed: prompt k draws from this + k, in every combination.
         quiet: no progress and no table.
+        weights: see load_model.
         options: further fields of SamplingConfig, the same in every combination.
 
     Raises:
@@ -112,7 +114,7 @@ def analyze_lengths(
     if not asked:
         raise ConfigError(f"there is no prompt in {prompts}: give one line or more")
     answers = [answer_of(prompt) for prompt in asked]
-    sampler = load_model(model)
+    sampler = load_model(model, weights)
     questions = [
         Question(prompt, answer, length_of(sampler.tokenizer, answer, length))
         for prompt, (answer, length) in zip(asked, answers, strict=True)

@@ -37,6 +37,7 @@ def run_sample(
     page: Path | None = None,
     history: Path | None = None,
     batch_size: int | None = None,
+    weights: str | None = None,
     **options: Any,
 ) -> None:
     """Generate for every prompt; print, and write JSON lines and a page where asked.
@@ -52,6 +53,7 @@ def run_sample(
         page: HTML that plays every sample.
         history: JSON lines of the order in which tokens opened, for ``megatron-dream order``.
         batch_size: prompts that run together; changes speed and nothing else.
+        weights: see load_model.
         options: fields of SamplingConfig.
 
     Raises:
@@ -60,7 +62,7 @@ def run_sample(
     """
     check_options(options, batch_size)
     prompts = read_prompts(prompt, prompt_file, jsonl, chat)
-    _run(model, prompts, options, output, page, batch_size, history=history)
+    _run(model, weights, prompts, options, output, page, batch_size, history=history)
 
 
 def run_infill(
@@ -76,6 +78,7 @@ def run_infill(
     output: Path | None = None,
     page: Path | None = None,
     batch_size: int | None = None,
+    weights: str | None = None,
     **options: Any,
 ) -> None:
     """Fill a gap between two texts; print and write as ``run_sample`` does.
@@ -92,6 +95,7 @@ def run_infill(
         output: JSON lines with ``middle`` in place of ``completion``.
         page: HTML that plays every sample.
         batch_size: gaps that run together; changes speed and nothing else.
+        weights: see load_model.
         options: fields of SamplingConfig but those of appended tokens and their blocks; with ``grow`` those
             of GapConfig too.
 
@@ -105,9 +109,9 @@ def run_infill(
     options = {**({} if grow else {"steps": size}), **options, "max_new_tokens": 0}
     check_options(options, batch_size)
     if grow:
-        _run_growing(model, gaps, options, growth, output, page, batch_size)
+        _run_growing(model, weights, gaps, options, growth, output, page, batch_size)
     else:
-        _run(model, gaps, options, output, page, batch_size, keeps_length=True)
+        _run(model, weights, gaps, options, output, page, batch_size, keeps_length=True)
 
 
 def _check_growth(growth: Json, grow: bool, length: int | None, options: Json) -> None:
@@ -133,6 +137,7 @@ def _check_growth(growth: Json, grow: bool, length: int | None, options: Json) -
 
 def _run_growing(
     model: Path | str,
+    weights: str | None,
     gaps: list[Gap],
     options: Json,
     growth: Json,
@@ -142,7 +147,7 @@ def _run_growing(
 ) -> None:
     if not gaps:
         raise ConfigError("there is no gap in the file: give one line or more")
-    sampler = load_model(model)
+    sampler = load_model(model, weights)
     config = sampling_config(sampler, **options)
     made = fill(sampler, gaps, config, GapConfig(**growth), batch_size)
     _put_out(made, len(gaps), output, page)
@@ -165,6 +170,7 @@ def check_options(options: Json, batch_size: int | None = None) -> None:
 
 def _run(
     model: Path | str,
+    weights: str | None,
     prompts: Sequence[Prompt],
     options: Json,
     output: Path | None,
@@ -175,7 +181,7 @@ def _run(
 ) -> None:
     if not prompts:
         raise ConfigError("there is no prompt in the file: give one line or more")
-    sampler = load_model(model)
+    sampler = load_model(model, weights)
     if keeps_length:  # a token that stands for more room has none to take
         forbidden = [*options.get("forbidden_token_ids", ()), sampler.tokenizer.expand_id]
         options = {**options, "forbidden_token_ids": forbidden}

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..checkpoint.metadata import FILE_NAME
 from ..device import current_device
-from ..errors import MissingDependencyError, ModelFolderError
+from ..errors import ConfigError, MissingDependencyError, ModelFolderError
 from ..tokenizer.base import Tokenizer
 from ..tokenizer.chat import ChatTemplate
 from ..tokenizer.load import load_tokenizer
@@ -34,15 +34,25 @@ class Sampler:
         return ChatTemplate.dream() if self.is_checkpoint else ChatTemplate.of(self.tokenizer)
 
 
-def load_model(model: Path | str) -> Sampler:
+def load_model(model: Path | str, weights: str | None = None) -> Sampler:
     """An exported folder through transformers, or a checkpoint through megatron-core.
+
+    Args:
+        model: where it lies.
+        weights: ``bf16`` or ``fp8`` (sampling/fp8.py), of an exported folder; None: as they lie there.
 
     Raises:
         ModelFolderError: neither.
+        ConfigError: its weights cannot be had so.
     """
     folder = Path(model)
     if (folder / "config.json").is_file() and not (folder / FILE_NAME).is_file():
-        return _load_export(folder)
+        return _load_export(folder, weights)
+    if weights is not None:
+        raise ConfigError(
+            f"--weights {weights} is for exported folders, and {folder} is none: export it first, or leave "
+            "--weights out"
+        )
     if not folder.exists():
         raise ModelFolderError(f"{folder} does not exist; name an exported folder or a checkpoint")
     from ..checkpoint.inference import load_for_sampling
@@ -54,7 +64,7 @@ def load_model(model: Path | str) -> Sampler:
     return Sampler(loaded, loaded.tokenizer, limit, is_checkpoint=True)
 
 
-def _load_export(folder: Path) -> Sampler:
+def _load_export(folder: Path, weights: str | None) -> Sampler:
     try:
         from transformers import AutoModel
     except ImportError:
@@ -68,4 +78,18 @@ def _load_export(folder: Path) -> Sampler:
     except (OSError, ValueError, RuntimeError) as error:
         first = str(error).splitlines()[0]
         raise ModelFolderError(f"{folder} cannot be loaded by transformers ({first})") from None
+    if weights is not None:
+        _use_weights(model, weights, folder)
     return Sampler(model, load_tokenizer(folder), model.config.max_position_embeddings)
+
+
+def _use_weights(model: Any, weights: str, folder: Path) -> None:
+    if not hasattr(model, "use_weights"):
+        raise ConfigError(
+            f"--weights {weights}: the code in {folder} is of an older version, which has no such choice; "
+            "export the model again"
+        )
+    try:
+        model.use_weights(weights)
+    except ValueError as error:
+        raise ConfigError(f"--weights {weights}: {error}") from None

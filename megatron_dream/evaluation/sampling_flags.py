@@ -28,6 +28,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "confidence_from": ("filtered", "raw"),
     "cache": ("none", "prefix", "dual"),
     "border": ("rewritten", "kept"),
+    "cuda_graphs": ("auto", "on", "off"),
     "remask": ("none", "remdm"),
     "compat": ("dream-4",),
 }
@@ -52,6 +53,7 @@ _HELP = {
     "cache": "keep keys and values before the block, or on both sides (approximate)",
     "cache_refresh": "steps from one full pass to the next (default: one a block; 1: exact)",
     "border": "with a cache, run the block's left neighbour again or keep it (approximate)",
+    "cuda_graphs": "with a cache: a block's pass is replayed as a CUDA graph (auto: on a GPU)",
     "remask": "mask unsure tokens again",
     "num_return_sequences": "samples of each prompt",
     "seed": "prompt k draws from this + k",
@@ -240,6 +242,7 @@ _OF_APPENDED_TOKENS = (
     "cache",
     "cache_refresh",
     "border",
+    "cuda_graphs",
     "suffix_window",
     "early_end",
 )
@@ -249,6 +252,16 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     # SUPPRESS: what is not given is not passed on, so defaults stay in one place, the sampler's
     parser.argument_default = argparse.SUPPRESS
     parser.add_argument("model", metavar="MODEL", type=Path, help="exported folder or checkpoint")
+    add_weights_flag(parser)
+
+
+def add_weights_flag(parser: argparse.ArgumentParser) -> None:
+    """``--weights``, which belongs to a model rather than to a generation."""
+    parser.add_argument(
+        "--weights",
+        choices=("bf16", "fp8"),
+        help="of an exported folder (default: as they lie there)",
+    )
 
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:

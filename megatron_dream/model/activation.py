@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
+from .composed import compiled, swiglu
+
 
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
@@ -36,10 +38,11 @@ class SwiGLU(torch.nn.Module):
 
     def __init__(self, config: object, **_: object) -> None:
         super().__init__()
+        self.is_compiled = bool(getattr(config, "compiles_parts", False))
 
     def forward(self, gate_up: Tensor) -> Tensor:
         """From [..., 2F], gate first, to [..., F]."""
-        activated: Tensor = _SwiGLU.apply(gate_up)
+        activated: Tensor = (compiled(swiglu) if self.is_compiled else _SwiGLU.apply)(gate_up)
         return activated
 
     def sharded_state_dict(self, *_: object, **__: object) -> dict[str, object]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .. import device
-from ..config.schema import ModelConfig, Objective, ParallelConfig, TrainingConfig
+from ..config.schema import Fp8Config, ModelConfig, Objective, ParallelConfig, TrainingConfig
 from ..parallel import Ranks
 from .gpt import dream_model_class
 from .initialize import initialize_weights
@@ -32,6 +32,53 @@ def _recompute_fields(training: TrainingConfig) -> dict[str, Any]:
     }
 
 
+def _fp8_fields(fp8: Fp8Config) -> dict[str, Any]:
+    """megatron-core's words for the recipe; what FP8 leaves in bf16 stays so by its defaults."""
+    if fp8.recipe == "none":
+        return {}
+    by_block = fp8.recipe in ("blockwise", "mxfp8")
+    return {
+        "fp8": fp8.format or ("e4m3" if by_block else "hybrid"),
+        "fp8_recipe": {"current": "tensorwise"}.get(fp8.recipe, fp8.recipe),
+        "fp8_margin": fp8.margin,
+        "fp8_amax_history_len": fp8.amax_history,
+        "fp8_amax_compute_algo": fp8.amax_compute,
+        # megatron-core asserts that it is off under delayed, and counts layers of the whole model.
+        "first_last_layers_bf16": bool(fp8.first_layers_bf16 or fp8.last_layers_bf16),
+        "num_layers_at_start_in_bf16": fp8.first_layers_bf16,
+        "num_layers_at_end_in_bf16": fp8.last_layers_bf16,
+        "fp8_dot_product_attention": False,
+        "fp8_multi_head_attention": False,
+    }
+
+
+def _graph_fields(training: TrainingConfig) -> dict[str, Any]:
+    """megatron-core's own graphs, one a layer: it records them in the first step and replays them."""
+    on_gpu = device.device_type() == "cuda"  # a rehearsal builds the model without
+    return {"cuda_graph_impl": "local"} if training.cuda_graphs and on_gpu else {}
+
+
+def compiles_parts(training: TrainingConfig, spec: str) -> bool:
+    """Whether the local layers' parts are compiled; ``auto``: on a GPU, where equal bits are not asked for.
+
+    A compiler picks a kernel by timing it, which need not end alike in two runs.
+    """
+    if spec != "local" or training.compile == "off":
+        return False
+    is_wanted = device.device_type() == "cuda" and not training.deterministic
+    return training.compile == "on" or (is_wanted and device.can_compile())
+
+
+def fuses_weight_gradients(training: TrainingConfig, spec: str) -> bool:
+    """Whether weight gradients are added to the gradient buffer inside their product.
+
+    Transformer Engine's products do it themselves; the local layers' by apex's kernel.
+    """
+    choice = training.gradient_accumulation_fusion
+    can = spec == "transformer_engine" or device.has_fused_weight_gradients()
+    return choice == "on" or (choice == "auto" and can)
+
+
 def _leave_as_it_is(weight: torch.Tensor) -> torch.Tensor:
     return weight
 
@@ -43,6 +90,7 @@ def transformer_config(
     *,
     spec: str = "local",
     variable_lengths: bool = False,
+    fp8: Fp8Config | None = None,
 ) -> Any:
     """megatron-core's TransformerConfig, with everything Megatron-LM would set silently.
 
@@ -52,13 +100,14 @@ def transformer_config(
         training: precision and recomputation.
         spec: ``"local"`` or ``"transformer_engine"``.
         variable_lengths: micro-batches differ in width, and pipeline stages tell one another theirs.
+        fp8: of the layers' products; None: bf16.
     """
     from megatron.core.transformer.transformer_config import TransformerConfig
 
     dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
     on_gpu = device.device_type() == "cuda"
     interleaved = (parallel.virtual_pipeline_model_parallel_size or 1) > 1
-    return TransformerConfig(
+    config = TransformerConfig(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
         num_attention_heads=model.num_attention_heads,
@@ -101,19 +150,31 @@ def transformer_config(
         bias_activation_fusion=on_gpu and spec != "local",
         bias_dropout_fusion=False,
         apply_rope_fusion=spec == "transformer_engine",
-        gradient_accumulation_fusion=False,
+        gradient_accumulation_fusion=fuses_weight_gradients(training, spec),
         deterministic_mode=training.deterministic,
         variable_seq_lengths=variable_lengths,
         # Asked for by variable lengths, without any experts to dispatch to.
         moe_token_dispatcher_type="alltoall",
         fine_grained_activation_offloading=bool(training.offload_modules),
         offload_modules=list(training.offload_modules),
+        cp_comm_type=parallel.cp_comm_type,
+        tp_comm_overlap=parallel.tp_comm_overlap,
+        **_fp8_fields(fp8 or Fp8Config()),
+        **_graph_fields(training),
         **_recompute_fields(training),
     )
+    config.compiles_parts = compiles_parts(training, spec)  # read by the local layers (composed.py)
+    return config
 
 
 def _build_chunk(
-    config: Any, model: ModelConfig, objective: Objective, ranks: Ranks, spec: str, vp_stage: int
+    config: Any,
+    model: ModelConfig,
+    training: TrainingConfig,
+    objective: Objective,
+    ranks: Ranks,
+    spec: str,
+    vp_stage: int,
 ) -> Any:
     from megatron.core import parallel_state
 
@@ -133,6 +194,8 @@ def _build_chunk(
     chunk.real_vocab_size = model.vocab_size
     chunk.head_chunk_rows = model.head_chunk_rows
     chunk.layer_spec = spec
+    chunk.head_row_multiple = training.round_head_rows_to
+    chunk.has_fused_head = training.fused_cross_entropy
     return chunk
 
 
@@ -145,6 +208,7 @@ def build_model(
     objective: Objective = "diffusion",
     draws_weights: bool = True,
     variable_lengths: bool = False,
+    fp8: Fp8Config | None = None,
 ) -> list[Any]:
     """The model chunks of this process on its device; several under interleaved pipelining.
 
@@ -156,14 +220,15 @@ def build_model(
         objective: ``diffusion`` attends in both directions, ``ar`` only to the left.
         draws_weights: False leaves them undefined, for a caller who fills them all.
         variable_lengths: micro-batches differ in width.
+        fp8: of the layers' products; None: bf16.
     """
     spec = resolve_layer_spec(model)
     config = transformer_config(
-        model, parallel, training, spec=spec, variable_lengths=variable_lengths
+        model, parallel, training, spec=spec, variable_lengths=variable_lengths, fp8=fp8
     )
     chunks = []
     for vp_stage in range(ranks.vp_size):
-        chunk = _build_chunk(config, model, objective, ranks, spec, vp_stage)
+        chunk = _build_chunk(config, model, training, objective, ranks, spec, vp_stage)
         if draws_weights:
             initialize_weights(
                 chunk,

@@ -26,6 +26,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..sampling.kernels import linear
+from .fused_softmax import fused_statistics
 
 IGNORED_LABEL = -100
 
@@ -44,6 +45,16 @@ class HeadOutput(NamedTuple):
     cross_entropy: Tensor  # [N] fp32, nats
     is_correct: Tensor  # [N] bool: the label has the highest logit
     rows: Tensor  # [N] index into the flattened [B x S] micro-batch
+
+
+def padded_row_count(count: int, multiple: int) -> int:
+    """Rows that the head runs on where ``count`` carry loss: rounded up, so that shapes repeat.
+
+    Args:
+        count: rows with loss; none stay none.
+        multiple: of which the result is one; 0 or 1: ``count`` itself.
+    """
+    return count if multiple < 2 else -(-count // multiple) * multiple
 
 
 class _ChunkStatistics(NamedTuple):
@@ -91,6 +102,7 @@ class _MaskedCrossEntropy(torch.autograd.Function):
         row_loss: RowLoss | None,
         temperature: float,
         is_training: bool,
+        is_fused: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         num_rows, weight_VH = hidden_NH.shape[0], table_VH[:num_columns]
         # Asked for outside: autograd does not tell in here whether it is on.
@@ -113,7 +125,11 @@ class _MaskedCrossEntropy(torch.autograd.Function):
             logits_CV = linear(hidden_CH, weight_VH).float()
             if temperature != 1.0:
                 logits_CV.div_(temperature)
-            statistics = _softmax_statistics(logits_CV, local_labels_N[rows], group)
+            if is_fused:
+                found = fused_statistics(logits_CV, local_labels_N[rows], needs_gradient)
+                statistics = _ChunkStatistics(*found, torch.ones_like(found[0]))
+            else:
+                statistics = _softmax_statistics(logits_CV, local_labels_N[rows], group)
             cross_entropy_N[rows] = statistics.cross_entropy_C
             is_correct_N[rows] = statistics.is_correct_C
             weight_C = row_weight_N[rows]
@@ -161,7 +177,7 @@ class _MaskedCrossEntropy(torch.autograd.Function):
             grad_table = _give_table_gradient(
                 ctx.table, grad_weight_VH, upstream, ctx.has_other_use
             )
-        return grad_hidden, grad_table, *(None,) * 10
+        return grad_hidden, grad_table, *(None,) * 11
 
 
 def _give_table_gradient(
@@ -197,6 +213,7 @@ def masked_cross_entropy(
     has_other_use: bool = False,
     row_loss: RowLoss | None = None,
     temperature: float = 1.0,
+    is_fused: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Weighted sum of cross-entropies of N rows, without ever holding N x V logits.
 
@@ -214,10 +231,18 @@ def masked_cross_entropy(
         has_other_use: the table is this stage's embedding too and gets a gradient from there.
         temperature: that logits are divided by.
         row_loss: what is summed in place of the cross-entropies; None: they themselves.
+        is_fused: softmax and cross-entropy by Liger's kernel (fused_softmax.py); the table is whole then.
 
     Returns:
         (loss sum [] with gradient, cross-entropy [N], is_correct [N]).
+
+    Raises:
+        ValueError: is_fused with a tensor-parallel group.
     """
+    if is_fused and group is not None:
+        raise ValueError(
+            "Liger's kernel sees one rank's columns only: give is_fused without a group."
+        )
     num_columns = max(0, min(weight_VH.shape[0], vocab_size - first_column))
     return _MaskedCrossEntropy.apply(
         hidden_NH,
@@ -232,4 +257,5 @@ def masked_cross_entropy(
         row_loss,
         temperature,
         torch.is_grad_enabled(),
+        is_fused,
     )

@@ -5,12 +5,12 @@ Shapes: B micro-batch, S sequence, Q = S / CP queries of this rank, K = S keys i
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from ..errors import LayoutError
 
 SEGMENT_START, UNATTENDED = 1, 8  # bits of data/batch.py's flags
 
@@ -54,35 +54,44 @@ def attention_mask(
     return mask_BQK.unsqueeze(1)
 
 
-def packed_segments(
-    cu_seqlens: Tensor, *, micro_batch_size: int, cp_size: int, right_context: int | None
-) -> Any:
-    """The same segments as Transformer Engine takes them (THD), for rows of several segments.
+_LONGEST_UNIT = 128  # tokens; kernels and tables are kept by the longest segment
 
-    Not run on a GPU yet; what it cannot express is refused rather than computed otherwise.
 
-    Args:
-        cu_seqlens: int32 [segments + 1] over the flattened micro-batch.
-        micro_batch_size: rows; THD has no batch dimension.
-        cp_size: context-parallel ranks.
-        right_context: as for ``attention_mask``.
-
-    Raises:
-        LayoutError: several rows, context parallelism, or annealing.
-    """
+@cache
+def segments_class() -> Any:
+    """The class of ``packed_segments``; made on first use (see device.py)."""
     from megatron.core.packed_seq_params import PackedSeqParams
 
-    if micro_batch_size > 1 or cp_size > 1 or right_context not in (None, 0):
-        raise LayoutError(
-            "Transformer Engine's attention takes documents and padding only at "
-            "training.micro_batch_size 1, without context parallelism and without annealing; change "
-            "that or set model.layer_spec to local"
-        )
-    longest = int(cu_seqlens.diff().max())
-    return PackedSeqParams(
+    @dataclass
+    class Segments(PackedSeqParams):
+        """megatron-core's description of a packed sequence, and what the local layers need of it.
+
+        Attributes:
+            positions: int64 [T / CP], each token's place in its segment.
+        """
+
+        positions: Tensor | None = None
+
+    return Segments
+
+
+def packed_segments(batch: dict[str, Tensor], *, cp_size: int) -> Any:
+    """The segments of a packed micro-batch (data/packing.py), as both layer specs take them (THD).
+
+    Args:
+        batch: with ``cu_seqlens``, ``cu_seqlens_padded``, ``longest`` and ``positions``.
+        cp_size: context-parallel ranks. Without, segments have no padding between them, and Transformer
+            Engine may then take FlashAttention.
+    """
+    longest = -(-int(batch["longest"]) // _LONGEST_UNIT) * _LONGEST_UNIT
+    padded = batch["cu_seqlens_padded"] if cp_size > 1 else None
+    return segments_class()(
         qkv_format="thd",
-        cu_seqlens_q=cu_seqlens,
-        cu_seqlens_kv=cu_seqlens,
+        cu_seqlens_q=batch["cu_seqlens"],
+        cu_seqlens_kv=batch["cu_seqlens"],
+        cu_seqlens_q_padded=padded,
+        cu_seqlens_kv_padded=padded,
         max_seqlen_q=longest,
         max_seqlen_kv=longest,
+        positions=batch["positions"],
     )

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .composed import compiled, rms_norm
+
 
 class _NormOnCpu(torch.autograd.Function):
     """y = x r w with r = 1 / sqrt(mean(x^2) + eps), in few passes; keeps x and r.
@@ -46,16 +48,19 @@ class RMSNorm(torch.nn.Module):
 
     def __init__(self, config: object, hidden_size: int, eps: float = 1e-6, **_: object) -> None:
         super().__init__()
-        self.eps = eps
+        self.eps, self.is_compiled = eps, bool(getattr(config, "compiles_parts", False))
         weight = torch.ones(hidden_size, dtype=getattr(config, "params_dtype", torch.float32))
         self.weight = torch.nn.Parameter(weight)
         self.weight.sequence_parallel = bool(getattr(config, "sequence_parallel", False))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension of ``x`` [..., hidden_size]."""
+        if self.is_compiled:
+            normed: Tensor = compiled(rms_norm)(x, self.weight, self.eps)
+            return normed
         if x.dtype == torch.float32:
             if x.device.type == "cpu":
-                normed: Tensor = _NormOnCpu.apply(x, self.weight, self.eps)
+                normed = _NormOnCpu.apply(x, self.weight, self.eps)
                 return normed
             return torch.nn.functional.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
         normed = torch.nn.functional.rms_norm(x.float(), (x.shape[-1],), None, self.eps)

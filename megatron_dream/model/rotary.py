@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .composed import compiled, rotate_both
+
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
     # [B, heads, S, d] in memory, as attention reads it.
@@ -59,12 +61,17 @@ def self_attention_class() -> Any:
         _angles: Tensor | None = None
 
         def forward(self, *args: Any, rotary_pos_emb: Tensor | None = None, **kwargs: Any) -> Any:
+            segments = kwargs.get("packed_seq_params")
+            if segments is not None and rotary_pos_emb is not None:
+                rotary_pos_emb = rotary_pos_emb[segments.positions]
             self._angles = rotary_pos_emb
             return super().forward(*args, rotary_pos_emb=None, **kwargs)
 
         def get_query_key_value_tensors(self, *args: Any, **kwargs: Any) -> Any:
             query, key, *others = super().get_query_key_value_tensors(*args, **kwargs)
-            if self._angles is not None:
+            if self._angles is not None and getattr(self.config, "compiles_parts", False):
+                query, key = compiled(rotate_both)(query, key, self._angles)
+            elif self._angles is not None:
                 query, key = rotate(query, self._angles), rotate(key, self._angles)
             return (query, key, *others)
 

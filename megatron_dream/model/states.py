@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..sampling.cache import KeyValueCache
+from ..sampling.graphs import StaticCache
 from ..sampling.kernels import linear
 from .attention import SegmentAttention
 
@@ -96,6 +97,12 @@ def _last_stage_logits(model: Any, states_NH: Tensor) -> Tensor:
     return logits[:, : model.real_vocab_size].contiguous()
 
 
+def _angles(rotary: Any, columns_Q: Tensor) -> Tensor:
+    """What megatron-core's rotary embedding, which takes no tensor, gives for columns: [Q, 1, 1, D]."""
+    frequencies = torch.outer(columns_Q.to(rotary.inv_freq.dtype), rotary.inv_freq)
+    return torch.cat([frequencies, frequencies], dim=-1)[:, None, None, :]
+
+
 @contextlib.contextmanager
 def _passing_on(model: Any, cache: KeyValueCache | None, start: int) -> Iterator[None]:
     """Within: the model returns states, its positions begin at ``start``, its attention uses the cache."""
@@ -105,7 +112,11 @@ def _passing_on(model: Any, cache: KeyValueCache | None, start: int) -> Iterator
     for layer, attention in enumerate(attentions):
         attention.kept = None if cache is None else (cache, layer, start)
     model.returns_states = True
-    rotary.forward = lambda length, **named: forward(length, **{**named, "offset": start})
+    columns_Q = cache.columns_Q if isinstance(cache, StaticCache) else None
+    if columns_Q is not None:
+        rotary.forward = lambda length, **named: _angles(rotary, columns_Q)
+    else:
+        rotary.forward = lambda length, **named: forward(length, **{**named, "offset": start})
     try:
         yield
     finally:

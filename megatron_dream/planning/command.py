@@ -13,6 +13,7 @@ from ..data.budget import parse_tokens
 from ..errors import ConfigError, LayoutError
 from ..files import atomic_write
 from .advice import Advice, advice, batches_that_divide
+from .efficiency import Efficiency
 from .hardware import find_gpu
 from .job import Precision
 from .limits import scaling_limit
@@ -61,13 +62,21 @@ def run_plan(
     """
     if gpus < 1:
         raise ConfigError(f"--gpus must be at least 1, it is {gpus}.")
+    if top < 1:
+        raise ConfigError(f"--top must be at least 1, it is {top}.")
     run: RunConfig = load_config(config, overrides)
     device, budget = find_gpu(gpu), _tokens(token_budget)
     if not budget and not run.training.train_steps:
         raise ConfigError(
             "training.train_steps is 0, so that the run has no length; give it or --token-budget N."
         )
-    options = {"precision": precision, "token_budget": budget, "stage": stage}
+    reached = device.reached
+    options = {
+        "precision": precision,
+        "token_budget": budget,
+        "stage": stage,
+        "efficiency": reached,
+    }
     result = search(run, gpus, device, **options) if do_search else None  # type: ignore[arg-type]
     try:
         own: Plan | None = plan(run, gpus, device, **options)  # type: ignore[arg-type]
@@ -76,7 +85,7 @@ def run_plan(
             raise
         own = None
         print(f"The configuration's own layout is not legal: {error}", file=sys.stderr)
-    changes = advice(run, own, precision=precision, stage=stage) if own else ()
+    changes = _advice(run, own, precision, reached, stage) if own else ()
     best = result.ranked[0] if result and result.ranked else None
     shown = own or best
     if as_json_text:
@@ -93,6 +102,12 @@ def run_plan(
             page = plan_page(shown, title=config.stem, hints=hints, result=result, top=top)
             stream.write(page)
     return 0 if _something_fits(own, result) else EXIT_DOES_NOT_FIT
+
+
+def _advice(
+    run: RunConfig, own: Plan, precision: Precision | None, reached: Efficiency, stage: str
+) -> tuple[Advice, ...]:
+    return advice(run, own, precision=precision, efficiency=reached, stage=stage)
 
 
 def _lines(

@@ -7,7 +7,9 @@ reduce-scatter of S bytes among n moves (n - 1) / n S over each rank's link; an 
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 
 from .efficiency import Efficiency
 from .hardware import Gpu
@@ -16,18 +18,19 @@ from .job import Job
 
 @dataclass(frozen=True)
 class Group:
-    """Ranks that speak with one another: ``size`` of them, ``stride`` apart."""
+    """Ranks that speak with one another: ``size`` of them, ``stride`` apart, among all ``world`` ranks."""
 
     size: int
     stride: int
+    world: int
 
     def per_node(self, gpu: Gpu) -> int:
-        """Members on one node."""
-        return max(1, min(self.size, gpu.gpus_per_node // self.stride))
+        """Members on a node, in the group and on the node where they are fewest."""
+        return _fewest_on_a_node(self.size, self.stride, self.world, gpu.gpus_per_node)
 
     def is_inside_node(self, gpu: Gpu) -> bool:
-        """Whether all members share a node."""
-        return self.size * self.stride <= gpu.gpus_per_node
+        """Whether each such group has all its members on one node."""
+        return self.per_node(gpu) == self.size
 
     def bandwidth(self, gpu: Gpu, efficiency: Efficiency) -> float:
         """Bytes/s of a ring over the group, one direction."""
@@ -56,30 +59,60 @@ class Group:
 
 def tensor_group(job: Job) -> Group:
     """TP."""
-    return Group(job.layout.tp, 1)
+    return Group(job.layout.tp, 1, job.layout.world_size)
 
 
 def context_group(job: Job) -> Group:
     """CP."""
-    return Group(job.layout.cp, job.layout.tp)
+    return Group(job.layout.cp, job.layout.tp, job.layout.world_size)
 
 
 def data_group(job: Job) -> Group:
     """DP x CP, over which gradients are added."""
-    return Group(job.layout.dp * job.layout.cp, job.layout.tp)
+    return Group(job.layout.dp * job.layout.cp, job.layout.tp, job.layout.world_size)
 
 
 def shard_group(job: Job) -> Group:
     """The ranks of one instance of the distributed optimizer."""
-    return Group(job.states.shards, job.layout.tp)
+    return Group(job.states.shards, job.layout.tp, job.layout.world_size)
 
 
 def instance_group(job: Job) -> Group:
     """One rank of every instance."""
-    return Group(job.states.instances, job.layout.tp * job.states.shards)
+    stride = job.layout.tp * job.states.shards
+    return Group(job.states.instances, stride, job.layout.world_size)
 
 
 def pipeline_group(job: Job) -> Group:
     """PP: neighbours are a whole TP x CP x DP block apart."""
     layout = job.layout
-    return Group(layout.pp, layout.tp * layout.cp * layout.dp)
+    return Group(layout.pp, layout.world_size // layout.pp, layout.world_size)
+
+
+def table_group(job: Job) -> Group:
+    """First and last stage, which hold the same table where embeddings are tied."""
+    layout = job.layout
+    stride = (layout.pp - 1) * layout.world_size // layout.pp
+    return Group(min(layout.pp, 2), max(stride, 1), layout.world_size)
+
+
+@lru_cache(maxsize=4096)
+def _fewest_on_a_node(size: int, stride: int, world: int, per_node: int) -> int:
+    """Ranks fill nodes in order: node of rank r is r // per_node.
+
+    Groups whose first ranks have the same place on their nodes are alike.
+    """
+    if size == 1 or world <= per_node:
+        return size
+    if stride % per_node == 0:
+        return 1
+    span = size * stride
+    places = {
+        (block * span + offset) % per_node
+        for block in range(min(max(world // span, 1), per_node))
+        for offset in range(min(stride, per_node))
+    }
+    return min(
+        min(Counter((place + index * stride) // per_node for index in range(size)).values())
+        for place in places
+    )

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from ..config.convert import nearest
 from ..config.load import load_config
 from ..errors import ConfigError
+from .efficiency import DEFAULT, Efficiency
 
 GIB = 2**30
 
@@ -36,13 +37,22 @@ class Gpu:
     storage_gb_s: float = 2.0  # a node writes to the file system
     matmul_share_bf16: float = 0.80
     matmul_share_fp8: float = 0.71
+    peak_fp32_tflops: float = 0.0  # 0: a sixteenth of bf16's (no tensor cores)
+    reached: Efficiency = DEFAULT  # in training; a calibrated file has its own
 
     def matmul_flops(self, precision: str) -> float:
-        """FLOP/s of the best matrix product; fp32 counts as a sixteenth of bf16 (no tensor cores)."""
+        """FLOP/s of the best matrix product."""
         if precision == "fp8":
             return self.peak_fp8_tflops * 1e12 * self.matmul_share_fp8
         whole = self.peak_bf16_tflops * 1e12 * self.matmul_share_bf16
-        return whole / 16 if precision == "fp32" else whole
+        if precision != "fp32":
+            return whole
+        return self.peak_fp32_tflops * 1e12 or whole / 16
+
+    def attention_peak(self, precision: str) -> float:
+        """FLOP/s that attention's shares are of: fp32's own where it is known, else bf16's."""
+        own = self.peak_fp32_tflops if precision == "fp32" else 0.0
+        return (own or self.peak_bf16_tflops) * 1e12
 
     @property
     def memory_bytes(self) -> float:
@@ -76,7 +86,8 @@ GPUS: Mapping[str, Gpu] = MappingProxyType(
         "B200": _sheet("B200", 2250, 4500, 178.3, 8000, 900, 50, **_BEST_B200),
     }
 )
-_MAY_BE_ZERO = ("peak_fp8_tflops",)
+_MAY_BE_ZERO = ("peak_fp8_tflops", "peak_fp32_tflops")
+_NOT_SHARES = ("fixed_seconds", "nvlink_latency", "network_latency", "activations", "workspace_gib")
 
 
 def find_gpu(name: str) -> Gpu:
@@ -98,12 +109,22 @@ def find_gpu(name: str) -> Gpu:
     return known
 
 
+def _check_reached(path: str, reached: Efficiency) -> None:
+    for field in dataclasses.fields(Efficiency):
+        value, is_share = getattr(reached, field.name), field.name not in _NOT_SHARES
+        if value < 0 or (is_share and not 0 < value <= 1):
+            words = "a share, above 0 and at most 1" if is_share else "0 or more"
+            raise ConfigError(f"{path}: reached.{field.name} is {value}; give {words}.")
+
+
 def _read(path: str) -> Gpu:
     gpu = load_config(Path(path), base=Gpu)
     for field in dataclasses.fields(Gpu):
         value = getattr(gpu, field.name)
         if field.name == "name":
             gpu.name = value or Path(path).stem
+        elif field.name == "reached":
+            _check_reached(path, value)
         elif not 0 < value < float("inf") and not (value == 0 and field.name in _MAY_BE_ZERO):
             raise ConfigError(
                 f"{path}: {field.name} must be above 0, it is {value}; give the data sheet's number."

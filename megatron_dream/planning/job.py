@@ -1,7 +1,7 @@
 """What is to be planned: the numbers of one run on one layout, and nothing that was measured.
 
 ``Job.of`` takes them from a run's configuration. A published run is described by setting the fields
-that this engine does not have (``overlap_tp``, ``fp8_weights``, ...).
+that this engine does not have (``fuses_gradient_sum``, ``fp8_weights``).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 from ..config.layout import Layout, resolve_layout
 from ..config.pipeline import chunk_layers
 from ..config.presets import resolve_model
-from ..config.schema import ModelConfig, OptimizerConfig, RunConfig
+from ..config.schema import Fp8Config, ModelConfig, OptimizerConfig, RunConfig
 from ..errors import ConfigError
 from ..training.throughput import expected_head_share
 
@@ -80,8 +80,8 @@ class Job:
     overlap_grad_reduce: bool = False
     overlap_param_gather: bool = False
     bucket_size: int | None = None
-    # What this engine does not do, and published runs do:
     overlap_tp: bool = False  # products overlap with the collectives around them, in TP pieces
+    # What this engine does not do, and published runs do:
     fuses_gradient_sum: bool = False  # the product adds to the gradient buffer itself
     fp8_weights: bool = False  # the only working copy of the layers' weights is FP8
 
@@ -125,13 +125,15 @@ class Job:
         Args:
             config: the run's; ``layer_spec: auto`` counts as Transformer Engine, which a GPU has.
             num_gpus: processes, one a GPU.
-            precision: in place of the configuration's; ``fp8`` is of the layers' products.
+            precision: in place of the configuration's (``fp8.recipe``, else ``training.precision``);
+                ``fp8`` is of the layers' products, beside bf16.
             stage: what the run is for.
 
         Raises:
             LayoutError: the layout does not fit.
-            ConfigError: the model's shape is incomplete, or FP8 is asked of other than bf16.
+            ConfigError: the model's shape is incomplete, or FP8 is asked of local layers.
         """
+        config = with_precision(config, precision)
         model = resolve_model(config.model)
         if not model.vocab_size:
             raise ConfigError(
@@ -141,7 +143,8 @@ class Job:
         model.layer_spec = "local" if model.layer_spec == "local" else "transformer_engine"
         config = dataclasses.replace(config, model=model)
         layout = resolve_layout(config, num_gpus, stage)
-        chosen: Precision = precision or config.training.precision
+        in_fp8 = config.fp8.recipe != "none"
+        chosen: Precision = precision or ("fp8" if in_fp8 else config.training.precision)
         if chosen == "fp8" and model.layer_spec == "local":
             raise ConfigError(
                 "FP8 products are Transformer Engine's; set model.layer_spec to transformer_engine."
@@ -168,7 +171,20 @@ class Job:
             overlap_grad_reduce=parallel.overlap_grad_reduce,
             overlap_param_gather=parallel.overlap_param_gather,
             bucket_size=parallel.bucket_size,
+            overlap_tp=parallel.tp_comm_overlap,
         )
+
+
+def with_precision(config: RunConfig, precision: Precision | None) -> RunConfig:
+    """``config`` in another precision; with FP8 products all else is in bf16."""
+    if precision is None:
+        return config
+    base: Literal["fp32", "bf16"] = "fp32" if precision == "fp32" else "bf16"
+    return dataclasses.replace(
+        config,
+        training=dataclasses.replace(config.training, precision=base),
+        fp8=config.fp8 if precision == "fp8" else Fp8Config(),
+    )
 
 
 def _states(config: RunConfig, layout: Layout) -> States:
@@ -187,6 +203,12 @@ def _states(config: RunConfig, layout: Layout) -> States:
         offloaded=ours.optimizer_offload_fraction if ours.optimizer_cpu_offload else 0.0,
         copies_gradients=gradient == 2 and not ours.use_precision_aware_optimizer,
     )
+
+
+def state_share(ours: OptimizerConfig) -> float:
+    """Bytes on a GPU of this optimizer's states beside bf16 weights, as a share of plain Adam's twelve."""
+    offloaded = ours.optimizer_offload_fraction if ours.optimizer_cpu_offload else 0.0
+    return (_main_bytes(ours) + _moment_bytes(ours)) / 12 * (1 - offloaded)
 
 
 def _main_bytes(ours: OptimizerConfig) -> int:

@@ -67,8 +67,10 @@ def attention_flops(job: Job) -> float:
 
 def forward_seconds(job: Job, gpu: Gpu, efficiency: Efficiency) -> Seconds:
     """Of a layer's forward pass."""
-    products = _product_seconds(job, gpu, efficiency)
-    attention = attention_flops(job) / (gpu.peak_bf16_tflops * 1e12 * efficiency.attention_forward)
+    products = _product_seconds(job, gpu, efficiency) + _launches(job, efficiency, 0, 4)
+    attention = attention_flops(job) / (
+        gpu.attention_peak(job.precision) * efficiency.attention_forward
+    )
     return Seconds(
         products=products,
         attention=attention,
@@ -83,10 +85,13 @@ def backward_seconds(job: Job, gpu: Gpu, efficiency: Efficiency) -> Seconds:
     """Of a layer's backward pass, with what is computed again."""
     # Five products of tiles where the forward pass has two.
     attention = (
-        2.5 * attention_flops(job) / (gpu.peak_bf16_tflops * 1e12 * efficiency.attention_backward)
+        2.5
+        * attention_flops(job)
+        / (gpu.attention_peak(job.precision) * efficiency.attention_backward)
     )
     whole = Seconds(
-        products=2 * _product_seconds(job, gpu, efficiency),
+        # Of the gradients to inputs, those behind the output projections are gathered in pieces.
+        products=2 * _product_seconds(job, gpu, efficiency) + _launches(job, efficiency, 6, 2),
         attention=attention,
         elementwise=_elementwise(job, gpu, efficiency, _backward_bytes(job)),
         # The gradients' gathers are waited for; their scatters and the inputs' second gathers run
@@ -176,7 +181,16 @@ def gradient_sum_seconds(job: Job, gpu: Gpu, efficiency: Efficiency) -> float:
 def _product_seconds(job: Job, gpu: Gpu, efficiency: Efficiency) -> float:
     rate = gpu.matmul_flops(job.precision) * efficiency.matmul
     flops = sum(2.0 * job.tokens_per_microbatch * k * n for k, n in layer_products(job).values())
-    return flops / rate + len(layer_products(job)) * efficiency.fixed_seconds
+    return flops / rate
+
+
+def _launches(job: Job, efficiency: Efficiency, whole: int, cut: int) -> float:
+    """Fixed seconds of ``whole`` products, and of ``cut`` ones that overlap with TP's collectives.
+
+    An overlapped one runs in TP pieces, each a product of its own (Transformer Engine's ring exchange).
+    """
+    pieces = job.layout.tp if job.overlap_tp else 1
+    return (whole + cut * pieces) * efficiency.fixed_seconds
 
 
 def _elementwise(job: Job, gpu: Gpu, efficiency: Efficiency, bytes_per_token: float) -> float:

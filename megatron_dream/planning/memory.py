@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from .activations import chunk_bytes, norm_bytes, recomputed_bytes, working_bytes
+from .efficiency import DEFAULT, Efficiency
 from .hardware import GIB
 from .job import Job
 from .parameters import stage_parameters, table_rows
@@ -14,7 +15,6 @@ from .schedule import in_flight
 # Outside torch's allocator. Not calibrated: sizes that the parts are known to take (docs/planning.md).
 CUDA_CONTEXT_BYTES = 0.6 * GIB
 COMMUNICATOR_BYTES = 0.35 * GIB  # channels of one NCCL communicator among more than one rank
-WORKSPACE_BYTES = 0.25 * GIB  # cuBLAS and Transformer Engine
 FRAGMENTATION = 0.04  # of what torch allocates, with expandable segments
 
 
@@ -41,37 +41,49 @@ class MemoryParts:
         return sum(dataclasses.astuple(self))
 
 
-def stage_memory(job: Job, stage: int) -> MemoryParts:
+def stage_memory(job: Job, stage: int, efficiency: Efficiency = DEFAULT) -> MemoryParts:
     """Of a rank of pipeline stage ``stage``."""
-    states = job.states
+    states, factor = job.states, efficiency.activations
+    workspace = efficiency.workspace_gib * GIB
     parameters = stage_parameters(job, stage)
     buffer = parameters.buffer if states.is_sharded else parameters.total
     weights = parameters.layers * job.weight_bytes
     weights += (buffer - parameters.layers) * job.activation_bytes
     optimizer = buffer / states.shards * (states.main + states.moments) * (1 - states.offloaded)
-    activations = kept_bytes(job, stage)
-    head = head_bytes(job) if stage == job.layout.pp - 1 else 0.0
+    activations = factor * kept_bytes(job, stage)
+    head = factor * head_bytes(job) if stage == job.layout.pp - 1 else 0.0
     # Three moments, of which the greatest counts: in the head; in a layer's backward pass, when the head
     # has let go; in the update, when no activations are left.
-    layer = layer_bytes_back(job, stage) + working_bytes(job)
-    update = buffer / states.shards * 4 if states.copies_gradients else 0.0
+    layer = factor * (layer_bytes_back(job, stage) + working_bytes(job))
+    update = update_bytes(job, parameters.layers, buffer)
     passing = max(0.0, layer - head, update - activations - head)
     allocated = weights + buffer * states.gradient + optimizer + activations + head + passing
-    allocated += WORKSPACE_BYTES
+    allocated += workspace
     return MemoryParts(
         weights=weights,
         gradients=float(buffer * states.gradient),
         optimizer=optimizer,
         activations=activations,
         head=head,
-        buffers=passing + WORKSPACE_BYTES,
+        buffers=passing + workspace,
         outside=_outside(job, allocated),
     )
 
 
-def worst_stage(job: Job) -> tuple[int, MemoryParts]:
+def update_bytes(job: Job, layers: int, buffer: int) -> float:
+    """Tensors that live in the update alone: bf16 gradients in fp32; main weights on their way to FP8.
+
+    Where the only working weights are FP8, Transformer Engine casts all main weights of the shard to bf16
+    before it casts the first to FP8 (quantize_master_weights), and the gradients' copies are still there.
+    """
+    copies = 4.0 * buffer if job.states.copies_gradients else 0.0
+    casts = 2.0 * layers if job.fp8_weights else 0.0
+    return (copies + casts) / job.states.shards
+
+
+def worst_stage(job: Job, efficiency: Efficiency = DEFAULT) -> tuple[int, MemoryParts]:
     """The stage that needs most, and what it needs."""
-    parts = [stage_memory(job, stage) for stage in range(job.layout.pp)]
+    parts = [stage_memory(job, stage, efficiency) for stage in range(job.layout.pp)]
     stage = max(range(len(parts)), key=lambda index: parts[index].total)
     return stage, parts[stage]
 

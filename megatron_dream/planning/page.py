@@ -82,6 +82,8 @@ def _heading(plan: Plan, title: str) -> str:
 def _figures(plan: Plan) -> str:
     memory = f"{plan.memory.total / GIB:.1f} of {plan.gpu.memory_gib:.0f}"
     verdict = "GiB on the fullest rank" if plan.fits else "GiB: does not fit"
+    if plan.is_tight:
+        verdict += ", tight"
     figures = [
         (f"{plan.days:.2f}", f"days for {plan.token_budget / 1e9:,.1f}B tokens", ""),
         (f"{plan.gpu_hours:,.0f}", "GPU hours", ""),

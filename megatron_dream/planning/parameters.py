@@ -56,17 +56,7 @@ def layer_sizes(job: Job) -> list[int]:
 
 def chunk_parameters(job: Job, stage: int, chunk: int) -> Parameters:
     """Of chunk ``chunk`` of pipeline stage ``stage``."""
-    model, layout = job.model, job.layout
-    last_stage, last_chunk = layout.pp - 1, layout.vp - 1
-    is_first = stage == 0 and chunk == 0
-    is_last = stage == last_stage and chunk == last_chunk
-    table = table_rows(job) * model.hidden_size
-    is_shared = model.tie_word_embeddings and not (is_first and is_last)
-    front = [(table, is_shared)] if is_first else []
-    back = [(model.hidden_size, False)] if is_last else []
-    if is_last and (is_shared or not model.tie_word_embeddings):
-        back.append((table, is_shared))
-    layers = [(size, False) for size in layer_sizes(job)] * job.chunks[stage][chunk]
+    front, layers, back = _chunk_sizes(job, stage, chunk)
     buckets = _buckets(
         tuple(front + layers + back),
         bucket_size=_bucket_size(job) if stage == 0 and chunk == 0 else None,
@@ -79,6 +69,32 @@ def chunk_parameters(job: Job, stage: int, chunk: int) -> Parameters:
         largest_bucket=max(buckets, default=0),
         num_buckets=len(buckets),
     )
+
+
+def _chunk_sizes(
+    job: Job, stage: int, chunk: int
+) -> tuple[list[tuple[int, bool]], list[tuple[int, bool]], list[tuple[int, bool]]]:
+    """(elements, whether another stage has it too) of what is before the layers, of them, and behind."""
+    model, layout = job.model, job.layout
+    is_first = stage == 0 and chunk == 0
+    is_last = stage == layout.pp - 1 and chunk == layout.vp - 1
+    table = table_rows(job) * model.hidden_size
+    is_shared = model.tie_word_embeddings and not (is_first and is_last)
+    front = [(table, is_shared)] if is_first else []
+    back = [(model.hidden_size, False)] if is_last else []
+    if is_last and (is_shared or not model.tie_word_embeddings):
+        back.append((table, is_shared))
+    return front, [(size, False) for size in layer_sizes(job)] * job.chunks[stage][chunk], back
+
+
+def parameter_sizes(job: Job, stage: int) -> list[int]:
+    """Elements of every parameter of a stage, on one rank."""
+    return [
+        size
+        for chunk in range(job.layout.vp)
+        for part in _chunk_sizes(job, stage, chunk)
+        for size, _ in part
+    ]
 
 
 def stage_parameters(job: Job, stage: int) -> Parameters:

@@ -6,17 +6,19 @@ from dataclasses import dataclass
 
 from ..config.presets import resolve_model
 from ..config.schema import RunConfig
+from ..config.validate import check_shape
 from ..errors import ConfigError
 from ..training.throughput import flops_per_token
 from .efficiency import DEFAULT, Efficiency
 from .hardware import Gpu
-from .job import Job, Precision
+from .job import Job, Precision, with_precision
 from .memory import MemoryParts, stage_memory
 from .saving import SaveCost, save_costs
 from .schedule import bubble_share
 from .step_time import StepParts, stage_seconds, step_seconds
 
 SECONDS_A_DAY = 86_400
+MEMORY_ERROR = 0.1  # what predictions of memory are held against (docs/results/plan_published.md)
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ class Plan:
     def fits(self) -> bool:
         """Whether the worst stage fits the GPU."""
         return self.memory.total <= self.gpu.memory_bytes
+
+    @property
+    def is_tight(self) -> bool:
+        """Whether it fits by less than the model is wrong (docs/planning.md: errors)."""
+        return self.fits and self.memory.total * (1 + MEMORY_ERROR) > self.gpu.memory_bytes
 
     @property
     def tokens_per_second(self) -> float:
@@ -99,8 +106,32 @@ def plan(
 
     Raises:
         LayoutError: the layout does not fit the model, the batch or the GPUs.
-        ConfigError: FP8 on a GPU without it, or an incomplete model.
+        ConfigError: a field out of its range or against another, FP8 on a GPU without it, or an
+            incomplete model.
     """
+    check_shape(with_precision(config, precision), stage)
+    return plan_checked(
+        config,
+        num_gpus,
+        gpu,
+        precision=precision,
+        token_budget=token_budget,
+        efficiency=efficiency,
+        stage=stage,
+    )
+
+
+def plan_checked(
+    config: RunConfig,
+    num_gpus: int,
+    gpu: Gpu,
+    *,
+    precision: Precision | None,
+    token_budget: int | None,
+    efficiency: Efficiency,
+    stage: str,
+) -> Plan:
+    """``plan`` of a configuration whose fields were checked, which a search has by the thousand."""
     job = Job.of(config, num_gpus, precision=precision, stage=stage)
     check_precision(job.precision, gpu)
     budget = token_budget or config.training.train_steps * job.tokens_per_step
@@ -131,7 +162,7 @@ def plan_job(
     return Plan(
         job=job,
         gpu=gpu,
-        stages=tuple(stage_memory(job, stage) for stage in range(job.layout.pp)),
+        stages=tuple(stage_memory(job, stage, efficiency) for stage in range(job.layout.pp)),
         step=step_seconds(job, gpu, efficiency),
         stage_seconds=totals,
         bubble=bubble_share(totals, job.layout.num_microbatches, job.layout.vp),

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 
 from ..config.presets import resolve_model
 from ..config.schema import ParallelConfig, RunConfig, TrainingConfig
+from ..config.validate import check_shape
 from ..errors import LayoutError
 from .efficiency import DEFAULT, Efficiency
 from .hardware import GIB, Gpu
-from .job import Job, Precision
+from .job import Job, Precision, with_precision
 from .memory import worst_stage
-from .plan import Plan, plan
+from .plan import Plan, plan_checked
 
 MICRO_BATCHES = (1, 2, 4, 8, 16)
 _RECOMPUTE: tuple[dict[str, object], ...] = (
@@ -78,6 +79,7 @@ def search(
     The configuration's own layout is only a starting point; its model, batch, precision, optimizer and
     overlaps stay.
     """
+    check_shape(with_precision(config, precision), stage)
     ranked: list[Plan] = []
     rejected: list[Rejected] = []
     illegal: Counter[str] = Counter()
@@ -93,11 +95,11 @@ def search(
                 illegal[key] += 1
                 examples.setdefault(key, reason)
                 break
-            if problem := _memory_problem(job, gpu):
+            if problem := _memory_problem(job, gpu, efficiency):
                 rejected.append(problem)
                 continue
             ranked.append(
-                plan(
+                plan_checked(
                     candidate,
                     num_gpus,
                     gpu,
@@ -117,8 +119,8 @@ def search(
     )
 
 
-def _memory_problem(job: Job, gpu: Gpu) -> Rejected | None:
-    stage, parts = worst_stage(job)
+def _memory_problem(job: Job, gpu: Gpu, efficiency: Efficiency) -> Rejected | None:
+    stage, parts = worst_stage(job, efficiency)
     if parts.total <= gpu.memory_bytes:
         return None
     reason = (
@@ -147,16 +149,14 @@ def _with_training(config: RunConfig, values: dict[str, object]) -> RunConfig:
 
 
 def _layouts(config: RunConfig, num_gpus: int, gpu: Gpu) -> Iterator[RunConfig]:
-    """Every layout without a view to whether it is legal, recomputation apart."""
+    """Every layout without a view to whether it is legal, recomputation apart; TP stays inside a node."""
     model = resolve_model(config.model)
     config = dataclasses.replace(config, model=model)
-    for tp in _divisors(min(gpu.gpus_per_node, num_gpus)):
-        for cp in _powers_of_two(num_gpus // tp):
+    for tp in _divisors(num_gpus, most=gpu.gpus_per_node):
+        for cp in _divisors(num_gpus // tp):
             if config.data.sequence_length % (2 * cp if cp > 1 else 1):
                 continue
-            for pp in _divisors(num_gpus // (tp * cp)):
-                if pp > model.num_layers or num_gpus % (tp * cp * pp):
-                    continue
+            for pp in _divisors(num_gpus // (tp * cp), most=model.num_layers):
                 for split in _splits(pp, model.num_layers):
                     yield from _batches(config, num_gpus, gpu, tp, cp, pp, split)
 
@@ -222,9 +222,6 @@ def _instances(config: RunConfig, replicas: int, num_nodes: int) -> list[int]:
     return [1, num_nodes] if replicas > num_nodes else [1]
 
 
-def _divisors(number: int) -> list[int]:
-    return [value for value in range(1, number + 1) if number % value == 0]
-
-
-def _powers_of_two(limit: int) -> list[int]:
-    return [2**power for power in range(max(limit, 1).bit_length()) if 2**power <= limit]
+def _divisors(number: int, most: int | None = None) -> list[int]:
+    most = number if most is None else min(most, number)
+    return [value for value in range(1, most + 1) if number % value == 0]

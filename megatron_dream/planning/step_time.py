@@ -10,6 +10,7 @@ from .communication import (
     instance_group,
     pipeline_group,
     shard_group,
+    table_group,
 )
 from .efficiency import Efficiency
 from .hardware import Gpu
@@ -21,7 +22,7 @@ from .layer_time import (
     gradient_sum_seconds,
     head_seconds,
 )
-from .parameters import Parameters, stage_parameters
+from .parameters import Parameters, stage_parameters, table_rows
 from .schedule import pipeline_seconds
 
 _HOST_ADAM_GB_S = 25.0  # a rank's share of host memory bandwidth in the offloaded update
@@ -120,7 +121,15 @@ def _data_parallel(
     last = parameters.largest_bucket / max(parameters.buffer, 1)
     shown = max(reduce - backward, reduce * last) if job.overlap_grad_reduce else reduce
     shown += max(gather - forward, gather * last) if job.overlap_param_gather else gather
-    return shown
+    return shown + _shared_table(job, gpu, efficiency)
+
+
+def _shared_table(job: Job, gpu: Gpu, efficiency: Efficiency) -> float:
+    """Tied embeddings in a pipeline: first and last stage add their tables' gradients, nothing beside it."""
+    if not job.model.tie_word_embeddings or job.layout.pp == 1:
+        return 0.0
+    size = table_rows(job) * job.model.hidden_size * job.states.gradient
+    return table_group(job).reduce_seconds(size, gpu, efficiency)
 
 
 def collective_seconds(

@@ -10,7 +10,7 @@ from .advice import Advice
 from .hardware import GIB
 from .limits import scaling_limit
 from .memory import MemoryParts
-from .plan import Plan
+from .plan import MEMORY_ERROR, Plan
 from .search import SearchResult, describe
 from .step_time import StepParts
 
@@ -49,6 +49,10 @@ def _memory_table(plan: Plan) -> Iterator[str]:
         yield f"stage {stage:<6}{layers:>7}  {cells}{parts.total / GIB:9.2f}"
     need, have = plan.memory.total / GIB, plan.gpu.memory_gib
     verdict = "fits" if plan.fits else "does NOT fit"
+    if plan.is_tight:
+        verdict = (
+            f"fits, but with less to spare than the model errs ({MEMORY_ERROR:.0%}): try it first"
+        )
     yield f"Stage {plan.worst_stage} needs most: {need:.1f} of {have:.1f} GiB, {verdict}."
 
 
@@ -113,6 +117,13 @@ def search_lines(result: SearchResult, top: int) -> Iterator[str]:
         yield (
             f"{found.step.total:9.3f}{found.tokens_per_second:12,.0f}{found.mfu:8.1%}"
             f"{found.memory.total / GIB:7.1f}{found.days:8.2f}  {describe(found.job)}"
+            f"{' (tight)' if found.is_tight else ''}"
+        )
+    safe = next((found for found in result.ranked if not found.is_tight), None)
+    if safe is not None and result.ranked[0].is_tight:
+        yield (
+            f"The fastest with {MEMORY_ERROR:.0%} of memory to spare: {describe(safe.job)}, step "
+            f"{safe.step.total:.3f} s, {safe.memory.total / GIB:.1f} GiB."
         )
     for rejected in result.rejected[: max(3, top // 4)]:
         yield f"Does not fit: {rejected.layout}: {rejected.reason}."
@@ -150,6 +161,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "precision": plan.job.precision,
         "gpu": plan.gpu.name,
         "fits": plan.fits,
+        "is_tight": plan.is_tight,
         "worst_stage": plan.worst_stage,
         "memory": [_with_total(parts) for parts in plan.stages],
         "step": _with_total(plan.step),

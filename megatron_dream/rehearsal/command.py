@@ -22,12 +22,14 @@ from ..checkpoint.metadata import (
     verify_files,
 )
 from ..config.layout import Layout, resolve_layout
+from ..config.memory_options import PRECISION_FIELDS
 from ..config.presets import resolve_model
-from ..config.schema import ModelConfig, RunConfig
+from ..config.schema import ModelConfig, OptimizerConfig, RunConfig
 from ..config.validate import validate
 from ..errors import CheckpointError, ConfigError, LayoutError
 from ..model.build import padded_vocab_size
 from ..parallel import launched_world_size
+from ..planning.job import state_share
 from ..rl.run import asked_of, check_rl_layout, complete
 from ..tokenizer.base import Tokenizer
 from ..tokenizer.load import load_tokenizer
@@ -93,6 +95,8 @@ def rehearse(
     Raises:
         UserError: what would stop the job, in its own words.
     """
+    if world_size < 1:
+        raise ConfigError(f"--dry-run must be at least 1, it is {world_size}.")
     if gpus_per_node < 1:
         raise ConfigError(f"--gpus-per-node must be above 0, it is {gpus_per_node}.")
     config = copy.deepcopy(config)
@@ -132,7 +136,10 @@ def _rehearse(
             f"prompt wait while others decode"
         )
     varies = stage == "rl" or (data is not None and data.variable_lengths)
+    share = _plain_optimizer(config, notes)
     classes = rank_classes(config, layout, variable_lengths=varies)
+    for held in classes:
+        held.optimizer_bytes = round(held.optimizer_bytes * share)
     plan = save_plan(classes)
     return Report(
         stage=stage,
@@ -190,6 +197,29 @@ def _layout(
         )
     config.model.layer_spec = "local"
     return layout
+
+
+def _plain_optimizer(config: RunConfig, notes: list[str]) -> float:
+    """Put plain Adam in place of an optimizer that needs a GPU, to build; the share of its bytes that counts.
+
+    Shards and files are the same: a checkpoint holds fp32 (megatron-core: get_unscaled_state).
+    """
+    ours, default = config.optimizer, OptimizerConfig()
+    share = 1.0
+    if ours.use_precision_aware_optimizer or ours.optimizer_cpu_offload:
+        share = state_share(ours)
+        names = ("use_precision_aware_optimizer", "optimizer_cpu_offload")
+        named = " and ".join(f"optimizer.{name}" for name in names if getattr(ours, name))
+        notes.append(
+            f"{named}: built with plain Adam, whose shards and files are the same; the optimizer's GB are "
+            f"computed, and what the option itself refuses is not checked"
+        )
+        changed = {
+            name: getattr(default, name)
+            for name in (*names, "optimizer_offload_fraction", *PRECISION_FIELDS)
+        }
+        config.optimizer = dataclasses.replace(ours, **changed)
+    return share
 
 
 def _start(

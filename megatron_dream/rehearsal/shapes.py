@@ -30,6 +30,8 @@ from ..training.optimizer import build_optimizer, wrap_data_parallel
 from .world import imagined_rank
 
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
+# What megatron-core raises where it cannot build something.
+_REFUSALS = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class Stored(NamedTuple):
@@ -104,7 +106,7 @@ def rank_classes(config: RunConfig, layout: Layout, *, variable_lengths: bool) -
             try:
                 with imagined_rank(config.parallel, first, layout.world_size) as ranks:
                     found.append(_build(config, ranks, known, variable_lengths))
-            except (AssertionError, ValueError, RuntimeError, TypeError) as error:
+            except _REFUSALS as error:
                 line = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
                 raise LayoutError(
                     f"rank {first} (stage {stage}, TP rank {tp_rank}) cannot be built: {line}; change the "

@@ -57,7 +57,12 @@ class KeyValueCache:
 
 @runtime_checkable
 class StatesModel(Protocol):
-    """A model that can be asked for hidden states first and for logits of a few of them after."""
+    """A model that can be asked for hidden states first and for logits of a few of them after.
+
+    One with ``takes_static_cache = True`` beside these methods can be recorded as a CUDA graph: it takes
+    positions from ``position_ids_BQ`` alone where they are given, hands ``start`` to the cache and to
+    nothing else, waits for no number of the device and lies on one.
+    """
 
     def sampler_states(
         self,

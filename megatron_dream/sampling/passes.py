@@ -10,7 +10,8 @@ and one column more on the left, whose hidden state predicts the block's first p
 and values are written anew (``border: kept`` uses its state of the full pass). The cached modes are
 approximations: kept columns do not know of what has opened since. ``cache_refresh: 1`` runs all columns
 at every step and is exact. Rows do not depend on one another: who is in a pass changes a row's numbers
-by no more than the rounding of kernels that choose by shape. Shapes as in cache.py.
+by no more than the rounding of kernels that choose by shape. On a GPU the passes between two full ones
+are CUDA graphs (graphs.py). Shapes as in cache.py.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from .blocks import Block
 from .cache import KeyValueCache, StatesModel
 from .canvas import Canvas
 from .decode import ROWS_AT_ONCE
+from .graphs import BlockGraphs
 from .sampling_config import SamplingConfig
 
 
@@ -40,7 +42,7 @@ class Passes:
         num_columns: rows times columns that they ran.
 
     Raises:
-        ValueError: a cache is asked for that the model cannot have.
+        ValueError: a cache is asked for, or CUDA graphs are, that the model cannot have.
     """
 
     def __init__(self, model: Any, canvas: Canvas, config: SamplingConfig) -> None:
@@ -53,7 +55,28 @@ class Passes:
                 f"cache {config.cache!r} needs a model with sampler_states, which "
                 f"{type(model).__name__} has not: leave cache out, or export the model with this version."
             )
-        self._cache = KeyValueCache(canvas.x_BS.shape[1])
+        self._graphs = self._make_graphs(model)
+        columns = canvas.x_BS.shape[1]
+        self._cache = KeyValueCache(columns) if self._graphs is None else self._graphs.cache
+
+    def _make_graphs(self, model: Any) -> BlockGraphs | None:
+        """What runs the blocks; None: plain calls."""
+        config, x_BS = self._config, self._canvas.x_BS
+        wanted = config.cuda_graphs == "on" or (config.cuda_graphs == "auto" and x_BS.is_cuda)
+        if config.cache == "none" or not wanted:
+            return None
+        if not getattr(model, "takes_static_cache", False):
+            if config.cuda_graphs == "on":
+                raise ValueError(
+                    f"cuda_graphs is 'on', but passes of {type(model).__name__} cannot be recorded as it "
+                    "is: leave cuda_graphs out, or sample an exported folder on one device."
+                )
+            return None
+        rows, columns = x_BS.shape
+        length = min(config.block_length or columns, max(config.max_new_tokens, 1))
+        width = length + (config.border == "rewritten") if config.cache == "dual" else None
+        is_required = config.cuda_graphs == "on"
+        return BlockGraphs(model, rows, columns, width, x_BS.device, is_required)
 
     def begin(self, block: Block, masked_BS: torch.Tensor) -> None:
         """Go on to a block."""
@@ -181,7 +204,11 @@ class Passes:
                 self._border_R1H = self._border_R1H[place_R]
         run = (border + kept, block.limit if config.cache == "prefix" else block.end)
         low = max(low, run[0])
-        states = self._run(model, x_BS, rows_R, run, (low, max(high, low + 1)), self._cache)
+        wanted = (low, max(high, low + 1))
+        if self._graphs is None:
+            states = self._run(model, x_BS, rows_R, run, wanted, self._cache)
+        else:
+            states = self._replay(self._graphs, x_BS, rows_R, run, wanted)
         if self._border_R1H is None:
             return states[rows_N, columns_N - low]
         states = torch.cat([self._border_R1H, states], dim=1)
@@ -197,19 +224,39 @@ class Passes:
         cache: KeyValueCache | None,
     ) -> torch.Tensor:
         """Run columns [start, end) of some rows; states of the wanted ones among them."""
-        start, end = columns
-        canvas, every = self._canvas, len(x_BS)
-        ids = _part(x_BS, rows_R, every, start, end)
+        start = columns[0]
+        ids, key_mask, positions = self._inputs(x_BS, rows_R, columns)
         self._count(ids)
-        positions, key_mask = canvas.position_ids_BS, None
-        if canvas.attention_mask_BS is not None:
-            key_mask = _part(canvas.real_BS, rows_R, every, 0, self._block.limit)
-            if bool(key_mask.all()):
-                key_mask = None
-        if positions is not None:
-            positions = _part(positions, rows_R, every, start, end)
+        if key_mask is not None and bool(key_mask.all()):
+            key_mask = None
         low, high = wanted[0] - start, wanted[1] - start
         return model.sampler_states(ids, key_mask, positions, cache, start, low, high)
+
+    def _replay(
+        self,
+        graphs: BlockGraphs,
+        x_BS: torch.Tensor,
+        rows_R: torch.Tensor,
+        columns: tuple[int, int],
+        wanted: tuple[int, int],
+    ) -> torch.Tensor:
+        """The same over the cache of ``graphs``; what comes back is valid until the next pass."""
+        ids, key_mask, positions = self._inputs(x_BS, rows_R, columns)
+        self._count(ids)
+        states = graphs.run(ids, key_mask, positions, columns[0])
+        return states[:, wanted[0] - columns[0] : wanted[1] - columns[0]]
+
+    def _inputs(
+        self, x_BS: torch.Tensor, rows_R: torch.Tensor, columns: tuple[int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Tokens, keys that may be attended to and positions of some rows and columns."""
+        (start, end), canvas, every = columns, self._canvas, len(x_BS)
+        key_mask, positions = None, canvas.position_ids_BS
+        if canvas.attention_mask_BS is not None:
+            key_mask = _part(canvas.real_BS, rows_R, every, 0, self._block.limit)
+        if positions is not None:
+            positions = _part(positions, rows_R, every, start, end)
+        return _part(x_BS, rows_R, every, start, end), key_mask, positions
 
     def _count(self, ids: torch.Tensor) -> None:
         self.num_forward += 1

@@ -27,6 +27,7 @@ ALGORITHMS = (
 COUNTED = ("maskgit_plus", "topk_margin", "entropy")  # open a scheduled number a step
 ADAPTIVE = ("entropy_bound", "threshold", "factor")  # open as many as the model is sure of
 CACHES = ("none", "prefix", "dual")
+CUDA_GRAPHS = ("auto", "on", "off")
 DEFAULT_BLOCK = 32  # with a cache, when nothing is said
 DEFAULT_STEPS = 512  # when neither steps nor new tokens say how many
 _DREAM_4 = {"temperature": 1.0, "top_p": 1.0, "top_k": 50}  # legacy attributes that leak in
@@ -81,6 +82,7 @@ class SamplingConfig:
     cache: str = "none"  # prefix, dual: approximate unless cache_refresh is 1 (passes.py)
     cache_refresh: int | None = None  # steps from one full pass to the next; None: one a block
     border: str = "rewritten"  # "kept": approximate; the block's left neighbour is not run again
+    cuda_graphs: str = "auto"  # with a cache: passes of a block as CUDA graphs; auto: on a GPU
     remask: str = "none"  # or "remdm": tokens may be masked again (remask.py)
     sigma_max: float = 1.0  # remdm: at most so many tokens of a row, on average, a step
     remask_limit: int = 3  # remdm: times that a position may be masked again
@@ -143,6 +145,7 @@ class SamplingConfig:
             ("confidence_from", ("filtered", "raw")),
             ("cache", CACHES),
             ("border", ("rewritten", "kept")),
+            ("cuda_graphs", CUDA_GRAPHS),
             ("remask", ("none", "remdm")),
         ):
             value = getattr(self, name)
@@ -163,6 +166,10 @@ class SamplingConfig:
                 self.cache != "none" or getattr(self, name) in (None, "rewritten"),
                 f"{name} is {getattr(self, name)!r} without a cache: choose cache prefix or dual.",
             )
+        _require(
+            self.cuda_graphs != "on" or self.cache != "none",
+            "cuda_graphs is 'on' without a cache, whose passes they are: choose cache prefix or dual.",
+        )
         has_blocks = self.block_length is not None or self.cache != "none"
         for name, is_set in (
             ("suffix_window", self.suffix_window is not None),

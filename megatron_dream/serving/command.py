@@ -47,6 +47,7 @@ def run_serve(
     allow_host: list[str] | None = None,
     model_name: str | None = None,
     grace: float = 30.0,
+    weights: str | None = None,
     **limits: Any,
 ) -> None:
     """Serve a model until SIGTERM (then returns) or Ctrl-C.
@@ -60,6 +61,7 @@ def run_serve(
         allow_host: further names by which clients call the server.
         model_name: that clients ask for; default: the folder's name.
         grace: seconds for open requests after a signal.
+        weights: see load_model.
         limits: fields of ``Limits``.
 
     Raises:
@@ -71,7 +73,7 @@ def run_serve(
     _check(chosen, grace)
     listening = _bind(host, port)
     with listening:
-        sampler = load_model(model)
+        sampler = load_model(model, weights)
         service = make_service(sampler, model_name or Path(model).resolve().name, chosen)
         _compile_ahead(sampler.model, chosen)
         service.engine.start()

@@ -16,7 +16,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from ..checkpoint.choose import LEFT
 from ..checkpoint.metadata import FILE_NAME
+from ..checkpoint.room import STEP_FOLDER, set_aside
+from ..checkpoint.save import step_folder
 from ..data.signals import ignore_run_signals
 from ..errors import UserError
 from ..launcher import VARIABLES
@@ -83,15 +86,40 @@ class BackgroundExports:
                 self.report(f"export of {name} cannot begin ({error}): the run goes on without it")
         return self._running is None
 
+    def leave(self, step: int) -> None:
+        """The run goes on from ``step``: what was made of later checkpoints is of weights that it left.
+
+        Their exports become ``NAME.left``; one that runs is ended, one that waits forgotten.
+        """
+        from ..hf.export import is_export
+
+        if self._waiting and self._waiting > step_folder(step):
+            self._waiting = None
+        if self._running is not None and self._running[0] > step_folder(step):
+            self._end_running()
+        later = [
+            path for path in sorted(self.folder.glob("step_*")) if path.name > step_folder(step)
+        ]
+        for folder in later:
+            if STEP_FOLDER.fullmatch(folder.name) and is_export(folder):
+                try:
+                    set_aside(folder, LEFT)
+                except OSError as error:
+                    self.report(f"{folder} is of weights that the run left, and stays ({error})")
+
     def close(self) -> None:
         """End what is running; what it has written so far is no export."""
         self._waiting = None
         if self._running is not None:
-            _, process = self._running
-            process.kill()
-            process.wait()
-            self._running = None
-            self.clean()
+            self._end_running()
+
+    def _end_running(self) -> None:
+        assert self._running is not None
+        _, process = self._running
+        process.kill()
+        process.wait()
+        self._running = None
+        self.clean()
 
     def clean(self) -> None:
         """Remove what a killed export left."""

@@ -6,9 +6,16 @@ from collections.abc import Sequence
 
 from .. import device
 from ..config.layout import Layout
+from ..config.schema import ModelConfig
 from ..data.loader import LoaderName, MicroBatchIterator
+from ..data.packing import Packing
 from ..data.stream import Stream
 from ..parallel import Ranks
+
+
+def packs_rows(model: ModelConfig, stream: Stream) -> bool:
+    """Whether micro-batches of ``stream`` are packed: Transformer Engine takes segments, not masks."""
+    return model.layer_spec == "transformer_engine" and not stream.has_whole_rows
 
 
 def micro_batch_iterators(
@@ -21,6 +28,7 @@ def micro_batch_iterators(
     skip: Sequence[tuple[int, int]] = (),
     workers: int = 0,
     loader: LoaderName = "torch",
+    packs: bool = False,
 ) -> list[MicroBatchIterator]:
     """Iterators over ``stream`` from sample ``consumed`` on; each model chunk reads for itself.
 
@@ -33,7 +41,9 @@ def micro_batch_iterators(
         skip: ranges [first, end) of ordinals that the run leaves out.
         workers: loader processes of each reading rank.
         loader: what reads; DALI copies to the GPU ahead.
+        packs: rows of a micro-batch become one sequence, as Transformer Engine takes segments.
     """
+    packing = Packing(layout.packed_unit, stream.has_one_width) if packs else None
     last = layout.vp - 1
     return [
         MicroBatchIterator(
@@ -55,6 +65,7 @@ def micro_batch_iterators(
             skip_ranges=skip,
             loader=loader,
             width_unit=layout.width_unit,
+            packing=packing,
         )
         for chunk in range(layout.vp)
     ]

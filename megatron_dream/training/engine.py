@@ -8,6 +8,7 @@ from typing import Any
 
 from .. import device, parallel
 from ..checkpoint.choose import Choice, choose_checkpoint, tidy
+from ..checkpoint.fp8_state import layout_of, why_reset
 from ..checkpoint.host_memory import check_saves
 from ..checkpoint.load import load_training_state, load_weights
 from ..checkpoint.metadata import CheckpointMetadata, read_metadata, resolve_checkpoint
@@ -21,6 +22,7 @@ from ..config.validate import validate
 from ..errors import CheckpointError
 from ..model.build import build_model
 from ..model.initialize import set_rows_to_mean
+from ..model.overlap import start_overlap
 from ..model.specs import resolve_layer_spec
 from ..parallel import Ranks
 from ..tokenizer.base import Tokenizer
@@ -71,7 +73,13 @@ def prepare(config: RunConfig, stage: str) -> tuple[Tokenizer, Layout, Ranks]:
     check_features(config)
     layout = resolve_layout(config, parallel.launched_world_size(), stage)
     set_determinism(config.training)
-    return tokenizer, layout, parallel.start(config.parallel, seed=config.training.seed)
+    return (
+        tokenizer,
+        layout,
+        parallel.start(
+            config.parallel, seed=config.training.seed, graphs=config.training.cuda_graphs
+        ),
+    )
 
 
 def build_engine(
@@ -112,6 +120,7 @@ def build_engine(
     watch.begin_run(saved.metadata.step if saved else 0, layout.equation())
     metadata = run_metadata(config, tokenizer, layout, index_hash, stage)
     metadata.trained = provenance(config)
+    start_overlap(config, layout)
     chunks = build_model(
         config.model,
         config.parallel,
@@ -119,6 +128,7 @@ def build_engine(
         ranks,
         objective=config.diffusion.objective,
         variable_lengths=variable_lengths,
+        fp8=config.fp8,
     )
     if config.checkpoint.init_from and saved is None:
         _load_initial(config, chunks, metadata, tokenizer, ranks)
@@ -150,6 +160,8 @@ def build_engine(
         first_step=metadata.step,
     )
     log.say(layout.equation())
+    if saved is not None and (reason := why_reset(wrapped, saved.metadata, layout_of(ranks))):
+        log.say(reason)
     writer = CheckpointWriter(
         checkpoints,
         ranks,

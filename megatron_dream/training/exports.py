@@ -49,6 +49,7 @@ class ExportKeeper:
             )
             writer.is_read = self._exports.names
             self._exports.clean()
+            self._exports.leave(step)
             self._make_up(step)
 
     def _make_up(self, step: int) -> None:
@@ -61,10 +62,15 @@ class ExportKeeper:
         if due and not (self._exports.folder / steps[max(due)]).exists():
             self._exports.ask(steps[max(due)])
 
-    def saved(self, name: str, step: int) -> None:
-        """A checkpoint is complete or under way: export it if it is time to."""
-        if self._exports is not None and step % self._interval == 0:
+    def saved(self, name: str, step: int, last_save: int) -> None:
+        """A checkpoint is complete or under way: export it if one was due since ``last_save``."""
+        if self._exports is not None and step // self._interval > last_save // self._interval:
             self._exports.ask(name)
+
+    def gone_back(self, step: int) -> None:
+        """The run goes on from ``step``; exports of what came after are set aside."""
+        if self._exports is not None:
+            self._exports.leave(step)
 
     def look(self) -> None:
         """See to an export that has ended, begin the next one."""

@@ -164,7 +164,11 @@ class RunLog:
         num_lost = lines.num_lost
         is_there = lines.write(record)
         if not is_there and not num_lost:
-            self.say(f"{LOG_FILE} cannot be written ({lines.fault}): the run goes on without it")
+            message = f"{LOG_FILE} cannot be written ({lines.fault}): the run goes on without it"
+            self.say(message)
+            if self._listener is not None:  # now: there may be room only after the run
+                told = {"kind": "log_lost", "message": message}
+                self._listener({"event": "fault", "step": step, "time": record["time"], **told})
         if is_there and num_lost:
             self.fault(
                 step, "log_lost", f"{num_lost} records of {LOG_FILE} were lost: {lines.fault}"

@@ -166,14 +166,16 @@ class Loop:
 
     def _upcoming(self) -> list[str]:
         """What comes before there is another chance to stop: the next step, and what follows it."""
-        training, checkpoint = self.config.training, self.config.checkpoint
-        intervals = {
-            "validation": (training.eval_interval,),
-            "save": (checkpoint.save_interval, checkpoint.export_interval),
-        }
+        every, is_held = self.config.training.eval_interval, self.guard.state.in_row > 0
+        last_save = self._last_save()
 
         def due(step: int) -> list[str]:
-            return [k for k, every in intervals.items() if any(n and step % n == 0 for n in every)]
+            nonlocal last_save
+            found = ["validation"] if every and step % every == 0 else []
+            if self._is_save_due(step, last_save) and not (is_held and step == self.step):
+                found.append("save")
+                last_save = step
+            return found
 
         return [*due(self.step), "step", *due(self.step + 1)]
 
@@ -217,9 +219,10 @@ class Loop:
         assert since is not None
         with self.watch.during("rollback"):
             self.saves.look(self.step, wait=True)
+            self._fp8.reset()  # the checkpoint has the history of then, unless the layout is another
             self.metadata, position = go_back(self, since)
-            self._fp8.reset()
             self._stand_at(position)
+            self.exports.gone_back(self.step)
             self.watch.stands_at(self.step)
             self._reopen()
 
@@ -230,17 +233,25 @@ class Loop:
         return per_step * (self.config.training.train_steps - self.step)
 
     def _is_time_to_save(self) -> bool:
-        if self.guard.state.in_row:  # nothing was learnt since the last good update
+        """Whether a save is due. While updates are skipped it waits: nothing was learnt meanwhile."""
+        if self.writer is None or self.guard.state.in_row:
             return False
+        return self._is_save_due(self.step, self._last_save())
+
+    def _last_save(self) -> int:
+        return max(self._saved_step, 0)
+
+    def _is_save_due(self, step: int, last_save: int) -> bool:
+        """Whether a multiple of an interval lies behind ``last_save``, up to ``step``."""
         checkpoint = self.config.checkpoint
         intervals = (checkpoint.save_interval, checkpoint.export_interval)
-        return self.writer is not None and any(n and self.step % n == 0 for n in intervals)
+        return any(n and step // n > last_save // n for n in intervals)
 
     def _save(self) -> bool:
         """Save the run as it stands; whether the checkpoint is complete or under way."""
         assert self.writer is not None
         self.exports.tell(self.step)
-        self._saved_step = self.step
+        last_save, self._saved_step = self._last_save(), self.step
         metadata = dataclasses.replace(
             self.metadata,
             step=self.step,
@@ -260,5 +271,5 @@ class Loop:
                 name, self.model, metadata, self.optimizer, self.scheduler, is_last=is_last
             )
         if is_saved and self._stop is None:
-            self.exports.saved(name, self.step)
+            self.exports.saved(name, self.step, last_save)
         return is_saved

@@ -40,7 +40,10 @@ def micro_batch_sums(
         t_min: bounds 1 / t; only the complement of a sample lies below it.
     """
     flags = batch["flags_full"]
-    row = output.rows // batch["labels"].shape[1]
+    packed_rows = batch.get("packed_rows")
+    row = (
+        output.rows // batch["labels"].shape[1] if packed_rows is None else packed_rows[output.rows]
+    )
     bucket = (batch["t"] * NUM_T_BUCKETS).long().clamp(0, NUM_T_BUCKETS - 1)[row]
     source = batch["source"].long()
     ones = torch.ones_like(output.cross_entropy)
@@ -55,7 +58,7 @@ def micro_batch_sums(
     sums[2] = output.rows.numel()
     sums[3] = batch["num_maskable"].sum() * per_row
     sums[4] = (flags & 4).eq(0).sum() * per_row
-    sums[5] = flags.shape[0] * per_row
+    sums[5] = source.numel() * per_row
     sums[6] = (output.cross_entropy / batch["t"].clamp(min=t_min)[row]).sum()
     sums[7] = flags.numel() * per_row
     buckets = sums[HEADER : HEADER + PER_BUCKET * NUM_T_BUCKETS].view(PER_BUCKET, NUM_T_BUCKETS)

@@ -163,9 +163,41 @@ def build_scheduler(optimizer: Any, config: RunConfig) -> Any:
 
 
 def gradient_norm(optimizer: Any) -> float:
-    """The norm of all gradients, summed over all processes; nothing is changed yet."""
+    """The norm of all gradients, summed over all processes; nothing is changed yet.
+
+    NaN on a process that holds a copy which the norm counts elsewhere, and which is not finite: a rank
+    that computed wrongly would apply it.
+    """
     optimizer.prepare_grads()
-    return float(optimizer.get_grad_norm())
+    norm = float(optimizer.get_grad_norm())
+    copies = [
+        gradient
+        for inner in getattr(optimizer, "chained_optimizers", [optimizer])
+        for gradient in _copies(inner)
+    ]
+    if not copies:
+        return norm
+    is_finite = torch.stack(torch._foreach_norm(copies)).isfinite().all()
+    return norm if bool(is_finite) else math.nan
+
+
+def _copies(inner: Any) -> list[torch.Tensor]:
+    """This process's gradients that are another's too: norms' under TP, of a table that stages share."""
+    from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate
+    from megatron.core.transformer.module import param_is_not_shared
+
+    is_decoupled = inner.config.use_precision_aware_optimizer_no_fp8_or_ds_fp8
+    name = "decoupled_grad" if is_decoupled else "grad"
+    tp_group = getattr(inner, "tp_group", None)
+    return [
+        gradient
+        for parameter in inner.get_parameters()
+        if (gradient := getattr(parameter, name, None)) is not None
+        and not (
+            param_is_not_shared(parameter)
+            and param_is_not_tensor_parallel_duplicate(parameter, tp_group)
+        )
+    ]
 
 
 def apply_gradients(optimizer: Any, grad_norm: float) -> bool:

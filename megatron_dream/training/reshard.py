@@ -19,17 +19,17 @@ from pathlib import Path
 from .. import parallel
 from ..checkpoint.load import load_training_state
 from ..checkpoint.metadata import (
-    FILE_NAME,
     CheckpointMetadata,
     read_metadata,
     resolve_checkpoint,
     verify_files,
+    write_metadata,
 )
 from ..checkpoint.save import CheckpointWriter
 from ..config.layout import resolve_layout
 from ..config.schema import ModelConfig, ParallelConfig, RunConfig
 from ..errors import CheckpointError, UserError
-from ..files import atomic_folder, write_json
+from ..files import atomic_folder
 from ..model.build import build_model
 from .optimizer import build_optimizer, build_scheduler, wrap_data_parallel
 
@@ -53,16 +53,13 @@ def reshard(checkpoint: Path | str, out: Path | str, tp: int, pp: int) -> Path:
     if metadata.has_optimizer and metadata.optimizer_format == "dp_reshardable":
         _convert(folder, out, metadata)
         metadata = read_metadata(out)
-        write_json(
-            out / FILE_NAME, dataclasses.asdict(dataclasses.replace(metadata, layout=layout))
-        )
+        write_metadata(out, dataclasses.replace(metadata, layout=layout))
     else:
         with atomic_folder(out) as temporary:
             for name in metadata.files:
                 (temporary / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(folder / name, temporary / name)
-            changed = dataclasses.replace(metadata, layout=layout)
-            write_json(temporary / FILE_NAME, dataclasses.asdict(changed))
+            write_metadata(temporary, dataclasses.replace(metadata, layout=layout))
     print(f"{out}: step {metadata.step}, for TP {tp} and PP {pp}")
     return out
 

@@ -19,6 +19,7 @@ from ..errors import ConfigError
 from ..parallel import Ranks
 from ..tokenizer.base import Tokenizer
 from ..tokenizer.load import load_tokenizer
+from .batches import packs_rows
 from .engine import build_engine, data_position, last_checkpoint, prepare
 from .training_loop import TrainingLoop
 from .watch.watch import Watch
@@ -110,7 +111,8 @@ def _build(
         layout,
         ranks,
         index_hash=index_hash,
-        variable_lengths=not train_stream.has_one_width,
+        variable_lengths=not train_stream.has_one_width
+        or (packs_rows(config.model, train_stream) and layout.cp > 1),
         is_trial=is_trial,
         last=last,
         watch=watch,

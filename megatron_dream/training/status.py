@@ -28,9 +28,8 @@ def summarise(run_folder: Path | str) -> dict[str, Any]:
     """
     folder = Path(run_folder)
     records = read_log(folder)
-    steps = {record["step"]: record for record in records if record["event"] == "step"}
     starts = [record for record in records if record["event"] == "start"]
-    last = steps[max(steps)] if steps else {}
+    last = _last_step(records)
     ended = bool(records) and records[-1]["event"] == "end"
     now = records[-1]["time"] if ended else time.time()
     spent = account(records, now)
@@ -53,6 +52,18 @@ def summarise(run_folder: Path | str) -> dict[str, Any]:
         "last_straggler": _last(records, "straggler"),
         "last_fault": _last(records, "fault"),
     }
+
+
+def _last_step(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """The record of the last step that counts: what a start or going back takes back does not."""
+    last: list[dict[str, Any]] = []
+    for record in records:
+        gone_to = record["step"] if record["event"] == "start" else record.get("gone_to")
+        while last and gone_to is not None and last[-1]["step"] > gone_to:
+            last.pop()
+        if record["event"] == "step":
+            last.append(record)
+    return last[-1] if last else {}
 
 
 def _last(records: list[dict[str, Any]], event: str) -> str | None:

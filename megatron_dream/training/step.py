@@ -55,6 +55,7 @@ class StepRunner:
         micro_batch_size: rows.
         sequence_length: tokens of a row, whole.
         num_sources: corpora in the blend, for the report.
+        packs: micro-batches are packed into one sequence each (data/packing.py).
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class StepRunner:
         micro_batch_size: int,
         sequence_length: int,
         num_sources: int,
+        packs: bool = False,
     ) -> None:
         from megatron.core.pipeline_parallel import get_forward_backward_func
 
@@ -73,6 +75,7 @@ class StepRunner:
         self.micro_batch_size = micro_batch_size
         self.sequence_length = sequence_length
         self.num_sources = num_sources
+        self.packs = packs
         self._schedule: Callable[..., Any] = get_forward_backward_func()
 
     def run(
@@ -97,8 +100,8 @@ class StepRunner:
             data_iterator=iterators if len(self.model) > 1 else iterators[0],
             model=self.model if len(self.model) > 1 else self.model[0],
             num_microbatches=num_microbatches,
-            seq_length=self.sequence_length,
-            micro_batch_size=self.micro_batch_size,
+            seq_length=self.sequence_length * (self.micro_batch_size if self.packs else 1),
+            micro_batch_size=1 if self.packs else self.micro_batch_size,
             forward_only=forward_only,
         )
         return reduce_sums(reports, sums_size(self.num_sources), self.ranks)
@@ -125,19 +128,19 @@ class StepRunner:
         self, context: int | None, batch: dict[str, Tensor], model: Any
     ) -> dict[str, Any]:
         """Who attends to whom, as the model's layer spec takes it."""
-        flags, cp_size = batch["flags_full"], self.ranks.cp_size
+        if "positions" in batch:
+            segments = packed_segments(batch, cp_size=self.ranks.cp_size)
+            return {"attention_mask": None, "packed_seq_params": segments}
+        if unwrap(model).layer_spec != "local":
+            return {"attention_mask": None}  # whole rows: others are packed for it
+        ranks = self.ranks
         mask = attention_mask(
-            flags, right_context=context, cp_rank=self.ranks.cp_rank, cp_size=cp_size
-        )
-        if mask is None or unwrap(model).layer_spec == "local":
-            return {"attention_mask": mask}
-        packed = packed_segments(
-            batch["cu_seqlens"],
-            micro_batch_size=flags.shape[0],
-            cp_size=cp_size,
+            batch["flags_full"],
             right_context=context,
+            cp_rank=ranks.cp_rank,
+            cp_size=ranks.cp_size,
         )
-        return {"attention_mask": None, "packed_seq_params": packed}
+        return {"attention_mask": mask}
 
     def _loss(self, batch: dict[str, Tensor], output: HeadOutput) -> tuple[Tensor, Tensor, Tensor]:
         """(loss sum, part of D, report), as megatron-core's schedules take them."""

@@ -15,7 +15,7 @@ from ..config.schema import RunConfig
 from ..data.loader import MicroBatchIterator
 from ..data.stream import Stream
 from ..parallel import Ranks
-from .batches import micro_batch_iterators
+from .batches import micro_batch_iterators, packs_rows
 from .engine import Engine
 from .faults.decision import Action, Verdict
 from .loop import Loop
@@ -54,8 +54,10 @@ class TrainingLoop(Loop):
         self._lengthened = lengthened
         self.train_stream, self.valid_stream = train_stream, valid_stream
         self.skipped_empty = 0
-        self._train_runner = self._runner(self.config.data.train)
-        self._valid_runner = self._runner(self.config.data.valid) if self.valid_stream else None
+        self._train_runner = self._runner(self.config.data.train, train_stream)
+        self._valid_runner = (
+            self._runner(self.config.data.valid, valid_stream) if valid_stream else None
+        )
         peak = peak_flops(self.config.training.precision) if self.ranks.reports else None
         self._peak = peak * self.ranks.world_size if peak else None
         self._readers: list[MicroBatchIterator] = []
@@ -71,6 +73,7 @@ class TrainingLoop(Loop):
             skip=[(first, end) for first, end in self.metadata.skipped_ranges],
             workers=self.config.data.num_workers,
             loader=self.config.data.loader,
+            packs=self._packs(self.train_stream),
         )
         self._iterators = [self.watch.reading(iterator) for iterator in self._readers]
 
@@ -147,7 +150,9 @@ class TrainingLoop(Loop):
         stream = self.valid_stream
         report = validate(
             self._valid_runner,
-            lambda: micro_batch_iterators(stream, self.ranks, self.layout, 0, count),
+            lambda: micro_batch_iterators(
+                stream, self.ranks, self.layout, 0, count, packs=self._packs(stream)
+            ),
             count,
             step=self.step,
             source_names=self._names(self.config.data.valid),
@@ -156,7 +161,10 @@ class TrainingLoop(Loop):
         seconds = self.watch.elapsed()
         self.log.validation(self.step, {**report.as_dict(), "seconds": seconds})
 
-    def _runner(self, sources: list[Any]) -> StepRunner:
+    def _packs(self, stream: Stream) -> bool:
+        return packs_rows(self.config.model, stream)
+
+    def _runner(self, sources: list[Any], stream: Stream) -> StepRunner:
         return StepRunner(
             self.model,
             self.config.diffusion,
@@ -164,6 +172,7 @@ class TrainingLoop(Loop):
             micro_batch_size=self.layout.micro_batch_size,
             sequence_length=self.config.data.sequence_length,
             num_sources=max(len(sources), 1),
+            packs=self._packs(stream),
         )
 
     def _names(self, sources: list[Any]) -> list[str]:

@@ -27,7 +27,7 @@ from megatron_dream.config.schema import RunConfig  # noqa: E402
 from megatron_dream.files import atomic_write, write_json  # noqa: E402
 from megatron_dream.planning.efficiency import DEFAULT, Efficiency  # noqa: E402
 from megatron_dream.planning.hardware import GIB, GPUS  # noqa: E402
-from megatron_dream.planning.memory import worst_stage  # noqa: E402
+from megatron_dream.planning.memory import stage_memory, worst_stage  # noqa: E402
 from megatron_dream.planning.plan import Plan  # noqa: E402
 from megatron_dream.planning.search import describe, search  # noqa: E402
 from megatron_dream.planning.step_time import step_seconds  # noqa: E402
@@ -36,8 +36,20 @@ RESULTS = ROOT / "docs" / "results" / "plan_published"
 RECIPE = ROOT / "examples" / "dream_coder_7b" / "pretrain.yaml"
 STEP_AIM, MEMORY_AIM = 0.15, 0.10
 MATMUL = [share / 100 for share in range(60, 101)]
-FIXED = [microseconds * 1e-6 for microseconds in range(0, 260, 10)]
+FIXED = [microseconds * 1e-6 for microseconds in range(0, 260, 5)]
 BUDGET, GPUS_OF_DREAM = 322 * 10**9, 96
+
+MEMORY_WORDS = (
+    "Memory is what torch allocated at the most, in 10^9 bytes. Rows 7 to 9 do not say of which rank. "
+    "On the day that they were published, their tool's TensorBoard and W&B logged the last rank's "
+    "memory alone (Megatron-Bridge pull request 3645 mended that a month later), so the last stage is "
+    "what they are held against. For it speaks that VP 10 in place of 5 raised the figure, which it "
+    "does on the last stage only. Against it, that the recipe asks to defer the output table's gradient "
+    "over 22 micro-batches, whose inputs (4.5 GB on row 7, 6.1 on row 8, 3.1 on row 9) would be on the "
+    "last stage too: with them row 8 is missed by 12%. They are not counted. Row 26 says neither length "
+    "nor recomputation nor layers; with Transformer Engine's layers in place of the local ones it is "
+    "missed by 12%.",
+)
 
 
 def grid(runs: Sequence[PublishedRun]) -> dict[Efficiency, list[float]]:
@@ -69,8 +81,10 @@ def compare(run: PublishedRun, efficiency: Efficiency, left_out: float | None) -
     """One row of the table."""
     job, gpu = job_of(run), GPUS[run.gpu]
     seconds = step_seconds(job, gpu, efficiency).total
-    stage, parts = worst_stage(job)
-    allocated = parts.allocated / 1e9
+    fullest, fullest_parts = worst_stage(job)
+    stage = fullest if run.memory_stage is None else run.memory_stage % job.layout.pp
+    allocated = stage_memory(job, stage).allocated / 1e9
+    on_fullest = fullest_parts.allocated / 1e9
     row: dict[str, Any] = {
         "row": run.row,
         "model": run.model,
@@ -85,13 +99,19 @@ def compare(run: PublishedRun, efficiency: Efficiency, left_out: float | None) -
         "memory_published_gb": run.memory_gb,
         "memory_error": allocated / run.memory_gb - 1 if run.memory_gb else None,
         "memory_stage": stage,
+        "memory_fullest_gb": on_fullest,
+        "memory_fullest_error": on_fullest / run.memory_gb - 1 if run.memory_gb else None,
+        "memory_fullest_stage": fullest,
         "note": run.note,
     }
     return row
 
 
 def dream_coder() -> list[dict[str, Any]]:
-    """Best layouts for Dream-Coder 7B on 96 H100s: the recipe as it is, and with its easy gains."""
+    """Best layouts for Dream-Coder 7B on 96 H100s: the recipe as it is, and with its easy gains.
+
+    1,152 rows beside the recipe's 960: more of what 48 ranks divide.
+    """
     recipe: RunConfig = load_config(RECIPE)
     found = []
     for batch in (recipe.training.global_batch_size, 1152):
@@ -132,6 +152,7 @@ def _bill(best: Plan, batch: int, tuned: bool, fitting: int, rejected: int) -> d
         "tokens_per_second": best.tokens_per_second,
         "mfu": best.mfu,
         "memory_gib": best.memory.total / GIB,
+        "is_tight": best.is_tight,
         "days": best.days,
         "gpu_hours": best.gpu_hours,
         "layouts_that_fit": fitting,
@@ -191,6 +212,8 @@ def report(results: dict[str, Any]) -> str:
         "",
         *_verdict(rows),
         "",
+        *MEMORY_WORDS,
+        "",
         "Rows of the list that are out, by the rule: "
         + "; ".join(f"{why}: {numbers}" for why, numbers in results["left_out_rows"].items())
         + ".",
@@ -204,32 +227,36 @@ def report(results: dict[str, Any]) -> str:
         "## Dream-Coder 7B, 322B tokens, 96 H100",
         "",
         "The best of all legal layouts that fit, for the recipe of `examples/dream_coder_7b/pretrain.yaml`. "
-        "96 does not divide its global batch of 1,024 rows, which leaves few layouts; 1,152 rows divide.",
+        "960 rows a step are the recipe's; 1,152 leave more micro-batches to choose from. (tight): "
+        "fits by less than memory is predicted wrong.",
         "",
         "| global batch | options | precision | layout | step s | tokens/s | MFU | GiB | days | GPU hours |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for bill in results["dream_coder_7b"]:
+        tight = " (tight)" if bill["is_tight"] else ""
         lines.append(
             f"| {bill['global_batch']} | {bill['options']} | {bill['precision']} | {bill['layout']} | "
             f"{bill['step_seconds']:.3f} | {bill['tokens_per_second']:,.0f} | {bill['mfu']:.1%} | "
-            f"{bill['memory_gib']:.1f} | {bill['days']:.2f} | {bill['gpu_hours']:,.0f} |"
+            f"{bill['memory_gib']:.1f}{tight} | {bill['days']:.2f} | {bill['gpu_hours']:,.0f} |"
         )
     return "\n".join([*lines, ""])
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
     lines = [
-        "| row | model | GPUs | layout | step s predicted | published | error | left out | GB predicted | "
-        "published | error | note |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| row | model | GPUs | layout | step s predicted | published | error | left out | GB predicted, "
+        "stage | published | error | fullest stage, GB | error | note |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         lines.append(
             f"| {row['row']} | {row['model']} | {row['gpus']} {row['precision']} | {row['layout']} | "
             f"{row['step_predicted']:.2f} | {_number(row['step_published'])} | {_share(row['step_error'])} | "
-            f"{_share(row['step_error_left_out'])} | {row['memory_predicted_gb']:.1f} | "
-            f"{_number(row['memory_published_gb'])} | {_share(row['memory_error'])} | {row['note']} |"
+            f"{_share(row['step_error_left_out'])} | {row['memory_predicted_gb']:.1f}, "
+            f"{row['memory_stage']} | "
+            f"{_number(row['memory_published_gb'])} | {_share(row['memory_error'])} | "
+            f"{row['memory_fullest_gb']:.1f} | {_share(row['memory_fullest_error'])} | {row['note']} |"
         )
     return lines
 
@@ -247,7 +274,8 @@ def _verdict(rows: Sequence[dict[str, Any]]) -> list[str]:
     for name, key, aim in (
         ("Step time", "step_error", STEP_AIM),
         ("Step time, left out", "step_error_left_out", STEP_AIM),
-        ("Memory", "memory_error", MEMORY_AIM),
+        ("Memory, of the stage that is told", "memory_error", MEMORY_AIM),
+        ("Memory, of the fullest stage", "memory_fullest_error", MEMORY_AIM),
     ):
         errors = {row["row"]: row[key] for row in rows if row[key] is not None}
         missed = [number for number, error in errors.items() if abs(error) > aim]

@@ -2,9 +2,9 @@
 
 Each rehearsal is the command as a user types it, in a process of its own, whose CPU seconds and peak memory
 the system tells. Data are token files of random ids in the recipe's blend, with indices for all of its
-samples; the checkpoint that it starts from is left out. At 96 GPUs the global batch is 1,152, since 1,024
-rows cannot be shared out to 48 ranks in micro-batches of 2; that the recipe itself is refused there is the
-first wrong submission.
+samples; the checkpoint that it starts from is left out. At 1,024 GPUs the global batch is 1,024, since the
+recipe's 960 rows cannot be shared out to 512 ranks in micro-batches of 2; that the recipe itself is
+refused there is the first wrong submission.
 
     python tests/acceptance/rehearsal.py       writes docs/results/rehearsal.{json,md}; about two minutes
 """
@@ -33,13 +33,13 @@ from tests.unit.data.token_files import write_tokens  # noqa: E402
 
 RECIPE = ROOT / "examples" / "dream_coder_7b" / "pretrain.yaml"
 RESULTS = ROOT / "docs" / "results"
-LARGER_BATCH = ["--training.global_batch_size", "1152", "--training.eval_samples", "1152"]
-SIZES = {8: [], 96: LARGER_BATCH, 1024: []}
+BATCH_OF_1024 = ["--training.global_batch_size", "1024", "--training.eval_samples", "1024"]
+SIZES = {8: [], 96: [], 1024: BATCH_OF_1024}
 TP, PP = "--parallel.tensor_model_parallel_size", "--parallel.pipeline_model_parallel_size"
 VP = "--parallel.virtual_pipeline_model_parallel_size"
 CP = "--parallel.context_parallel_size"
 WRONG: dict[str, tuple[int, list[str]]] = {
-    "global batch by ranks": (96, []),
+    "global batch by ranks": (1024, ["--training.global_batch_size", "960"]),
     "GPUs by TP x PP": (1020, [TP, "8"]),
     "heads by TP": (1024, [TP, "8"]),
     "KV heads by TP": (
@@ -60,8 +60,8 @@ WRONG: dict[str, tuple[int, list[str]]] = {
         1024,
         ["--checkpoint.optimizer_format", "fully_reshardable", "--checkpoint.host_memory_gb", "500"],
     ),
-    "rows that Transformer Engine cannot pack": (
-        1024, ["--model.layer_spec", "transformer_engine", "--data.document_masks", "true"],
+    "documents that Transformer Engine cannot gather": (
+        1024, ["--model.layer_spec", "transformer_engine", "--data.document_masks", "true", CP, "2"],
     ),
     "no precision of that name": (1024, ["--training.precision", "fp8"]),
 }  # fmt: skip
@@ -144,7 +144,7 @@ def measured(size: int, words: list[str]) -> dict[str, Any]:
 def refused(folder: Path, size: int, words: list[str], base: list[str]) -> dict[str, Any]:
     """The sentence of a wrong submission."""
     own = [word.format(folder=folder) for word in words]
-    found = call(["pretrain", "--dry-run", str(size)], [*base, *own])
+    found = call(["pretrain", "--dry-run", str(size)], [*base, *SIZES.get(size, []), *own])
     sentence = found["error"].replace(str(folder), "FOLDER")
     is_right = found["code"] == 2 and sentence.startswith("error: ") and "\n" not in sentence
     return {

@@ -70,6 +70,12 @@ CHECKS: dict[str, list[str]] = {
     "infilling: held-out functions, lengths given, wrong and found (about 25 minutes)": [
         sys.executable, "tests/acceptance/infill_functions.py",
     ],
+    "kit for GPUs: checks, on a CPU the local half": [
+        sys.executable, "-m", "benchmarks.gpu_kit.check",
+    ],
+    "kit for GPUs: speed and the plan's errors, on a CPU the local half": [
+        sys.executable, "-m", "benchmarks.gpu_kit.bench",
+    ],
     "plan: against published runs": [sys.executable, "tests/acceptance/plan_published.py"],
     "broken versions: which test catches which": [sys.executable, "tests/acceptance/mutations.py"],
     "data: megatron-core's bytes, whatever the way": [

@@ -2,7 +2,8 @@
 
 Each starts ``pretrain`` on two ranks, one a node, disturbs it, waits for its end, and compares parameters and
 optimizer with a run that nobody disturbed. Writes docs/results/slurm_runs.json: what was done to each
-run, how often it was started, how long it took, whether it is equal. Needs Debian's slurm-wlm and munge.
+run, how often it was started, how long it took, whether it is equal; the same as a page beside it. Needs
+Debian's slurm-wlm and munge.
 
     python tests/acceptance/slurm_runs.py [--only NAME]
 """
@@ -11,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
+import importlib.util
 import os
 import signal
 import subprocess
@@ -23,14 +26,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from megatron_dream.files import write_json  # noqa: E402
+from megatron_dream.files import atomic_write, write_json  # noqa: E402
 from tests.system.checkpoints import assert_equal_checkpoints  # noqa: E402
 from tests.system.slurm_cluster import SlurmCluster  # noqa: E402
 from tests.system.test_slurm_pipeline import ranks_of, wait_for_step, write_configs, write_data  # noqa: E402
 from tests.warm import environment  # noqa: E402
 
 RESULTS = ROOT / "docs" / "results" / "slurm_runs.json"
-STEPS, INTERVAL = "60", "10"
+STEPS, INTERVAL = 60, 10
 SBATCH = [
     "--nodes=2",
     "--ntasks-per-node=1",
@@ -103,36 +106,57 @@ def undisturbed(cluster: SlurmCluster, job: str, run: Path, log: Path) -> None:
     """Nothing."""
 
 
-RUNS: dict[str, tuple[Disturb, dict[str, str]]] = {
-    "undisturbed": (undisturbed, {}),
-    "rank killed": (killed, {}),
-    "requeued without warning": (requeued, {}),
-    "USR1 before the time limit, twice": (signalled("USR1"), {}),
-    "TERM, twice": (signalled("TERM"), {}),
-    "agents: undisturbed": (undisturbed, {"DREAM_LAUNCH": "ft"}),
-    "agents: worker killed": (killed_under_an_agent, {"DREAM_LAUNCH": "ft"}),
-    "agents: USR1 before the time limit, twice": (signalled("USR1"), {"DREAM_LAUNCH": "ft"}),
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What is done to a run, and what its job is given beside the usual."""
+
+    disturb: Disturb
+    settings: dict[str, str] = dataclasses.field(default_factory=dict)
+    sbatch: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+
+
+AGENTS = {"DREAM_LAUNCH": "ft"}
+# Both ranks on one node, the other one waits for its loss.
+SPARE = Run(undisturbed, AGENTS | {"DREAM_SPARE_NODES": "1"}, ("--ntasks-per-node=2",))
+RUNS = {
+    "undisturbed": Run(undisturbed),
+    "rank killed": Run(killed),
+    "requeued without warning": Run(requeued),
+    "USR1 before the time limit, twice": Run(signalled("USR1")),
+    "TERM, twice": Run(signalled("TERM")),
+    "agents: undisturbed": Run(undisturbed, AGENTS),
+    "agents: a spare node": SPARE,
+    "agents: worker killed": Run(killed_under_an_agent, AGENTS),
+    "agents: USR1 before the time limit, twice": Run(signalled("USR1"), AGENTS),
+    # Ranks end with 75 by themselves: no agent may start them again.
+    "agents: a time limit": Run(undisturbed, AGENTS, words=("--watch.time_limit_minutes", "0.4")),
 }
+if importlib.util.find_spec("nvidia_resiliency_ext"):  # pip install 'megatron-dream[ft]'
+    NVRX = AGENTS | {"DREAM_FT_AGENT": "nvrx"}
+    RUNS["agents of nvrx: worker killed"] = Run(killed_under_an_agent, NVRX)
+    RUNS["agents of nvrx: USR1, twice"] = Run(signalled("USR1"), NVRX)
 
 
 def run_one(cluster: SlurmCluster, folder: Path, name: str) -> dict[str, object]:
     """Submit, disturb, wait; the job's story."""
-    disturb, settings = RUNS[name]
+    asked = RUNS[name]
     run, log = folder / name.replace(" ", "_"), folder / f"{name.replace(' ', '_')}.log"
-    own = {"DREAM_CHECK": "off"} | settings
+    own = {"DREAM_CHECK": "off"} | asked.settings
     words = ["--export=" + ",".join(["ALL", *(f"{k}={v}" for k, v in own.items())])]
     words += [
         *SBATCH,
+        *asked.sbatch,
         f"--output={log}",
         "slurm/pretrain.sbatch",
         "--config",
         f"{folder}/pretrain.yaml",
     ]
-    words += ["--checkpoint.run_folder", str(run), "--training.train_steps", STEPS]
-    words += ["--checkpoint.save_interval", INTERVAL]
+    words += ["--checkpoint.run_folder", str(run), "--training.train_steps", str(STEPS)]
+    words += ["--checkpoint.save_interval", str(INTERVAL), *asked.words]
     started = time.monotonic()
     job = cluster.submit(*words, cwd=ROOT)
-    disturb(cluster, job, run, log)
+    asked.disturb(cluster, job, run, log)
     cluster.wait(job, seconds=500)
     text = log.read_text()
     print(f"--- {name}\n{text}", flush=True)
@@ -143,6 +167,16 @@ def run_one(cluster: SlurmCluster, folder: Path, name: str) -> dict[str, object]
         "saved at the signal": text.count("exit code 75 "),
         "run": str(run),
     }
+
+
+def table(results: dict[str, dict[str, object]]) -> str:
+    """The results as a page."""
+    names = [*next(iter(results.values()))]
+    lines = ["# Runs on Slurm", "", "`python tests/acceptance/slurm_runs.py`."]
+    lines += ["", f"| run | {' | '.join(names)} |", "|" + "---|" * (len(names) + 1)]
+    for run, found in results.items():
+        lines.append(f"| {run} | {' | '.join(str(found[name]) for name in names)} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> int:
@@ -171,6 +205,8 @@ def main() -> int:
             print(name, found, flush=True)
     if not only:
         write_json(RESULTS, results)
+        with atomic_write(RESULTS.with_suffix(".md")) as stream:
+            stream.write(table(results))
     return int(not all(one["done"] and one["equal"] is True for one in results.values()))
 
 

@@ -6,9 +6,9 @@ Two runs of a tiny model. One meets faults, one after another: kill -9 or SIGSTO
 tmpfs) that is full when a checkpoint is due, a checkpoint with a byte changed or its end cut off, NaN in the
 gradients of one rank for one step (the update is skipped) or for two (the run goes back and leaves the
 data out). The other is undisturbed: those updates and that data are left out by hand. Weights, moments and
-everything else in the last checkpoints must be equal bit for bit. A job whose log stands still for
---stall-seconds is killed by the supervisor of this script (soak_job.py) and started again; a watchdog
-of the run's own that ends it before takes its place in the table.
+everything else in the last checkpoints must be equal bit for bit. The run's own watchdog must end a hang: a
+job whose log stands still for --stall-seconds is killed by the supervisor of this script (soak_job.py) and
+started again, but the fault then counts as failed.
 
 Called again it goes on where it was interrupted. Writes docs/results/soak.{json,md}.
 """
@@ -37,7 +37,10 @@ from megatron_dream.checkpoint.metadata import resolve_checkpoint  # noqa: E402
 from megatron_dream.checkpoint.tensors import TensorReader  # noqa: E402
 from megatron_dream.files import atomic_write, write_json  # noqa: E402
 from tests.acceptance.soak_job import (  # noqa: E402
+    GRACE_SECONDS,
+    HANG_SECONDS,
     LAYOUT,
+    WATCHED,
     WORLD_SIZE,
     Fault,
     Job,
@@ -156,6 +159,7 @@ class Soak:
         path = WORK / f"{run.name}-plan.json"
         path.write_text(json.dumps(plan))
         words = ["--config", str(self.config), "--checkpoint.run_folder", str(run), *LAYOUT]
+        words += WATCHED
         words += ["--watch.max_starts_without_progress", "0"]  # many faults may hit one step
         return Job(self.warm, run, path, words, self.stall_seconds)
 
@@ -223,13 +227,14 @@ def faults_of_row(row: dict[str, Any], stall_seconds: float) -> str | None:
         return "nobody noticed the full disk"
     if row.get("said") == []:
         return "the log says nothing of it"
-    if row.get("seconds", 0.0) > stall_seconds + 30:
+    if row.get("ended_by") == "supervisor" or row.get("seconds", 0.0) > stall_seconds:
         return "it hung"
     return None
 
 
 def table(result: dict[str, Any]) -> str:
     """The result as a page."""
+    asked_stall = result["stall_seconds"]
     equal = "equal bit for bit" if not result["differences"] else "DIFFERENT"
     lines = [
         "# Soak",
@@ -238,8 +243,8 @@ def table(result: dict[str, Any]) -> str:
         f"steps, TP 2 x DP 2 on gloo, {result['minutes']:.0f} minutes; made by "
         f"`python tests/acceptance/soak.py`. The last checkpoint and that of the undisturbed run: {equal} "
         f"({result['tensors']} tensors, moments included). Longest wait for a job to end: "
-        f"{result['longest_seconds']:.0f} s (the supervisor kills after {result['stall_seconds']:.0f} s "
-        f"without a line in the log).",
+        f"{result['longest_seconds']:.0f} s (set: a phase has {HANG_SECONDS:.0f} s, the end after it "
+        f"{GRACE_SECONDS:.0f}; a supervisor kills after {asked_stall:.0f} s without a line).",
         "",
         "| step | fault | rank | ended by | after s | gone on from step | outcome |",
         "|---|---|---|---|---|---|---|",

@@ -1,7 +1,8 @@
-"""A job of several ranks that faults are put into, and the supervisor that ends it when it hangs.
+"""A job of several ranks that faults are put into, and what a launcher and a person would do about it.
 
-The supervisor stands where a watchdog of the run's own, a scheduler or a person stands: it kills a job
-whose log does not move for a set time. A job that ends by itself before that was ended by its own.
+A launcher kills what is left some time after the first rank's end, as srun does, and at once what is
+stopped when nothing else is left. The supervisor stands where a person stands: it kills a job whose log does
+not move for a set time, which the run's own watchdog (``WATCHED``) must have ended before.
 """
 
 from __future__ import annotations
@@ -20,12 +21,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_dream.exit_codes import HANG
 from tests.warm import WarmProcess, WarmStarter
 
 SCRIPT = Path(__file__).with_name("soak_rank.py")
 WORLD_SIZE = 4  # TP 2 x DP 2
 LAYOUT = ("--parallel.tensor_model_parallel_size", "2")
+# The longest that a hang may take: a phase's limit and the grace.
+HANG_SECONDS, GRACE_SECONDS = 12.0, 9.0
+WATCHED = (
+    *("--watch.step_limit_seconds", str(HANG_SECONDS)),
+    *("--watch.save_limit_seconds", str(HANG_SECONDS)),
+    *("--watch.hang_grace_seconds", str(GRACE_SECONDS), "--watch.heartbeat_seconds", "1"),
+)
 _TICK = 0.02
+_KILL_WAIT = 30.0  # seconds from the first rank's end, as Slurm's KillWait
 
 
 def events(run: Path) -> list[dict[str, Any]]:
@@ -111,14 +121,21 @@ class Job:
         return True
 
     def end(self) -> tuple[str, float]:
-        """Wait until all ranks have ended, kill them when they stall: by whom, and after how long."""
+        """Wait until all ranks have ended: by whom, and after how long."""
         started = self._moved = time.monotonic()
-        while any(process.poll() is None for process in self.processes):
+        first: float | None = None  # when a rank had ended
+        while left := [process for process in self.processes if process.poll() is None]:
+            now = time.monotonic()
+            if first is None and len(left) < len(self.processes):
+                first = now
             if self.is_stalled():
                 self.kill()
                 return "supervisor", time.monotonic() - started
+            if first is not None and (now - first > _KILL_WAIT or all(map(_is_stopped, left))):
+                self.kill()
             time.sleep(_TICK)
-        return "itself", time.monotonic() - started
+        codes = {process.returncode for process in self.processes}
+        return "watchdog" if HANG in codes else "itself", time.monotonic() - started
 
     def kill(self) -> None:
         """End every rank and what it started."""
@@ -131,6 +148,13 @@ class Job:
     def said(self) -> str:
         """What all ranks wrote."""
         return "".join(path.read_text() for path in sorted(self.output.glob("rank-*.err")))
+
+
+def _is_stopped(process: WarmProcess) -> bool:
+    """Whether it is in state T, as after SIGSTOP."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    return False
 
 
 @contextlib.contextmanager

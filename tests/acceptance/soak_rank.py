@@ -7,6 +7,8 @@ The product knows nothing of this: the methods of its loop are wrapped here. PLA
     nan          [[ordinal, rank], ...]           NaN into that rank's gradients, in the step from there
     times        [[ordinal, rank, factor], ...]   those gradients times a factor
     loss         [[ordinal, value], ...]          the loss of that step, as the loop is told it
+    stop         [ordinal, ...]                   SIGTERM comes in that step
+    cut          [[ordinal, step], ...]           in that step a file of the checkpoint of ``step`` is cut off
     without      [ordinal, ...]                   the update of that step is left out, by hand
     left_out     [[first, end], ...]              ordinals that a new run leaves out from its start
 
@@ -18,6 +20,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -42,11 +45,18 @@ def put_in(plan: dict[str, Any], rank: int) -> None:
     factors = {ordinal: math.nan for ordinal, on_rank in plan.get("nan", []) if on_rank == rank}
     factors |= {ordinal: by for ordinal, on_rank, by in plan.get("times", []) if on_rank == rank}
     losses = dict(plan.get("loss", []))
-    without = set(plan.get("without", []))
+    without, stops = set(plan.get("without", [])), set(plan.get("stop", []))
+    cuts = dict(plan.get("cut", []))
     apply = module.Loop._apply
 
     def faulty(self: Any, loss: float) -> float:
         ordinal = ordinal_of_step(self)
+        if ordinal in cuts and rank == 0:
+            folder = Path(self.config.checkpoint.run_folder) / "checkpoints"
+            shard = next((folder / f"step_{cuts[ordinal]:08d}").glob("*.distcp"))
+            os.truncate(shard, shard.stat().st_size - 1)
+        if ordinal in stops:
+            os.kill(os.getpid(), signal.SIGTERM)
         if ordinal in without:
             return 0.0
         for chunk in self.model if ordinal in factors else []:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from layout_jobs import Case, Run, metadata_of
+from layout_jobs import GLOBAL_BATCH, Case, Run, metadata_of
 
 from megatron_dream import parallel
 
@@ -165,3 +165,83 @@ def judged(values: list[tuple[float, float]]) -> tuple[Any, Any]:
     mine = values[ranks.rank]
     numbers = [None if math.isnan(value) else value for value in agreed(*mine)]
     return guard.judge(0, 0, *mine), numbers
+
+
+def stale_weights(case: Case, folder: str) -> list[str]:
+    """Names of weights that a save after two updates wrote otherwise than the next pass uses them."""
+    import torch
+    from layout_jobs import _steps
+
+    from megatron_dream.checkpoint.save import CheckpointWriter, step_folder
+    from megatron_dream.checkpoint.state import unwrap
+    from megatron_dream.checkpoint.tensors import TensorReader
+
+    run = Run(case)
+    _steps(run, 0, 2)
+    writer = CheckpointWriter(folder, run.ranks)
+    writer.save(step_folder(2), run.model, metadata_of(run, 2, "fully_reshardable"))
+    run.forward_backward(run.iterators(2 * GLOBAL_BATCH), 2)
+    reader = TensorReader(Path(folder) / step_folder(2))
+    state = unwrap(run.model[0]).state_dict()
+    names = [name for name in reader.names() if name in state]
+    assert len(names) >= 2, reader.names()
+    return [name for name in names if not torch.equal(reader.read(name), state[name])]
+
+
+def unnoticed(case: Case) -> list[str]:
+    """Gradients of one rank in which a NaN is not noticed, each tried by itself."""
+    from megatron_dream.checkpoint.state import unwrap
+    from megatron_dream.training.faults.guard import agreed
+    from megatron_dream.training.optimizer import gradient_norm
+
+    run = Run(case)
+    loss = run.forward_backward(run.iterators()).loss
+    expected = agreed(loss, gradient_norm(run.optimizer))
+    assert all(map(math.isfinite, expected))
+    mine = [(name, p) for chunk in run.model for name, p in unwrap(chunk).named_parameters()]
+    found = []
+    for rank in range(run.ranks.world_size):
+        there = parallel.broadcast_object(len(mine), rank)
+        for number in range(there):
+            place = mine[number][1].main_grad.view(-1)[:1] if rank == run.ranks.rank else None
+            kept = None if place is None else place.clone()
+            if place is not None:
+                place.fill_(math.nan)
+            if math.isfinite(agreed(loss, gradient_norm(run.optimizer))[1]):
+                found.append(f"rank {rank}: {number}")
+            if place is not None:
+                place.copy_(kept)
+    assert agreed(loss, gradient_norm(run.optimizer)) == expected
+    return found
+
+
+def decoupled() -> dict[str, Any]:
+    """Gradients of a precision-aware optimizer, which stand beside ``grad``: clipped, copies seen."""
+    from types import SimpleNamespace
+
+    import torch
+
+    from megatron_dream.config.schema import ParallelConfig
+    from megatron_dream.training.optimizer import apply_gradients, gradient_norm
+
+    parallel.start(ParallelConfig())
+    parameters = [torch.nn.Parameter(torch.ones(4)) for _ in range(2)]
+    parameters[1].shared = True  # type: ignore[attr-defined]
+    for parameter in parameters:
+        parameter.grad = torch.full((4,), 7.0)
+        parameter.decoupled_grad = torch.full((4,), 3.0)  # type: ignore[attr-defined]
+    inner = SimpleNamespace(
+        config=SimpleNamespace(clip_grad=1.0, use_precision_aware_optimizer_no_fp8_or_ds_fp8=True),
+        get_parameters=lambda: parameters,
+        prepare_grads=lambda: False,
+        get_grad_norm=lambda: 6.0,
+        step_with_ready_grads=lambda: True,
+    )
+    norm = gradient_norm(inner)
+    is_applied = apply_gradients(inner, norm)
+    found: dict[str, Any] = {"norm": norm, "is_applied": is_applied}
+    found["clipped"] = [p.decoupled_grad.tolist() for p in parameters]  # type: ignore[attr-defined]
+    found["beside"] = [p.grad.tolist() for p in parameters if p.grad is not None]
+    parameters[1].decoupled_grad[2] = math.inf  # type: ignore[attr-defined]
+    found["bad"] = gradient_norm(inner)
+    return found

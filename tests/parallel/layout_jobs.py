@@ -36,6 +36,7 @@ class Case:
     fixed_t: float | None = None  # every row's time
     at_step: int = 0  # of a single step: what annealing goes by
     seed: int = 0
+    packs: bool = False  # rows as one sequence of segments
 
 
 def run_config(case: Case) -> RunConfig:
@@ -196,7 +197,7 @@ class Run:
             self.config.training,
             self.ranks,
             objective=self.config.diffusion.objective,
-            variable_lengths=not self.stream.has_one_width,
+            variable_lengths=not self.stream.has_one_width or (case.packs and self.layout.cp > 1),
         )
         self.model = wrap_data_parallel(chunks, self.config)
         self.optimizer = build_optimizer(self.model, self.config)
@@ -206,9 +207,13 @@ class Run:
         from megatron_dream.training.batches import micro_batch_iterators
 
         count = self.layout.num_microbatches
-        return micro_batch_iterators(self.stream, self.ranks, self.layout, consumed, count)
+        return micro_batch_iterators(
+            self.stream, self.ranks, self.layout, consumed, count, packs=self.case.packs
+        )
 
-    def forward_backward(self, iterators: list[Any], step: int = 0) -> Any:
+    def forward_backward(
+        self, iterators: list[Any], step: int = 0, num_microbatches: int | None = None
+    ) -> Any:
         from megatron_dream.training.metrics import StepReport
         from megatron_dream.training.step import StepRunner
 
@@ -219,12 +224,14 @@ class Run:
             micro_batch_size=self.layout.micro_batch_size,
             sequence_length=SEQUENCE,
             num_sources=1,
+            packs=self.case.packs,
         )
         for chunk in self.model:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
         return StepReport.of(
-            runner.run(iterators, self.layout.num_microbatches, step=step), ["random"]
+            runner.run(iterators, num_microbatches or self.layout.num_microbatches, step=step),
+            ["random"],
         )
 
     def tensors(self, attribute: str) -> dict[str, Any]:
@@ -253,6 +260,38 @@ def gradients(case: Case) -> dict[str, Any]:
         "tp_rank": run.ranks.tp_rank,
         "weights": weights if is_first else {},
         "gradients": run.tensors("main_grad") if is_first else {},
+    }
+
+
+def gradients_by_document(case: Case) -> dict[str, Any]:
+    """The same of one process that makes a forward pass for each document, which sees nothing else."""
+    import torch
+
+    run = Run(dataclasses.replace(case, packs=False, parallel={"use_distributed_optimizer": False}))
+    documents = []
+    for batch in run.iterators()[0]:
+        for index, flags in enumerate(batch["flags"]):
+            starts = (flags & 1).nonzero().flatten().tolist()
+            for start, stop in zip(starts, [*starts[1:], len(flags)], strict=True):
+                if flags[start] & 4:
+                    continue
+                rows = slice(index, index + 1)
+                per_token = ("tokens", "labels", "loss_weight", "flags")
+                document = {name: batch[name][rows, start:stop] for name in per_token}
+                document["flags_full"] = document["flags"]
+                document |= {name: batch[name][rows] for name in ("t", "source", "num_maskable")}
+                assert torch.equal(
+                    document["flags_full"] & 1 == 1, torch.arange(stop - start)[None] == 0
+                )
+                documents.append(document)
+        if len(documents) and batch["ordinal"].max() >= case.global_batch_size - 1:
+            break
+    report = run.forward_backward([iter(documents)], case.at_step, len(documents))
+    return {
+        "report": report.as_dict(),
+        "tp_rank": 0,
+        "weights": run.tensors("data"),
+        "gradients": run.tensors("main_grad"),
     }
 
 

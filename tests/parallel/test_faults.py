@@ -5,17 +5,31 @@ Nobody may be left waiting: the pool kills ranks that do not answer, and the tes
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_jobs import chosen, failing_saves, judged, killed_writer, three_checkpoints
+from fault_jobs import (
+    chosen,
+    decoupled,
+    failing_saves,
+    judged,
+    killed_writer,
+    stale_weights,
+    three_checkpoints,
+    unnoticed,
+)
+from layout_jobs import Case
 from pool import WorkerPool
 
-from megatron_dream.checkpoint.metadata import read_metadata, resolve_checkpoint, verify_files
+from megatron_dream.checkpoint.metadata import (
+    read_metadata,
+    resolve_checkpoint,
+    verify_files,
+    write_metadata,
+)
 
 WORDS = {
     "shard": "rank 1: OSError: [Errno 27]",
@@ -112,8 +126,48 @@ def test_which_checkpoint_a_run_goes_on_from(pool: WorkerPool, saved: Path, tmp_
     assert (folder / "latest").read_text() == "step_00000001\n"
     assert choice() == ("step_00000001", [], None)
 
-    described = json.loads((folder / "step_00000001" / "megatron_dream.json").read_text())
-    described["files"][".metadata"] = {"bytes": described["files"][".metadata"]["bytes"]}
-    (folder / "step_00000001" / "megatron_dream.json").write_text(json.dumps(described))
+    only = folder / "step_00000001"
+    metadata = read_metadata(only)
+    del metadata.files[".metadata"]["sha256"]
+    write_metadata(only, metadata)
     sentence = choice()
     assert "no checkpoint that can be used" in sentence and "remove the folder" in sentence
+    only.rename(tmp_path / "elsewhere")  # where there was a run none is begun anew unasked
+    assert "latest names step_00000001, which is not there" in choice()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_weights_that_are_gathered_late_are_saved_as_they_are(
+    pool: WorkerPool, tmp_path: Path, precision: str
+) -> None:
+    """With overlap_param_gather a rank has new weights of its own shard alone until the next pass."""
+    gathers = {"overlap_grad_reduce": True, "overlap_param_gather": True, "bucket_size": 4000}
+    case = Case(parallel=gathers, steps=10, training={"precision": precision})
+    assert pool.run(stale_weights, 2, case=case, folder=str(tmp_path)) == [[], []]
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [{"tensor_model_parallel_size": 2}, {"pipeline_model_parallel_size": 2}, {}],
+    ids=["TP2", "PP2", "DP2"],
+)
+@pytest.mark.parametrize("distributed", [True, False])
+def test_a_nan_on_one_rank_alone_is_noticed(
+    pool: WorkerPool, layout: dict[str, int], distributed: bool
+) -> None:
+    """In any gradient, those too that the norm counts on another rank: norms under TP, a tied table."""
+    if not layout and distributed:
+        layout = {"num_distributed_optimizer_instances": 2}
+    case = Case(
+        parallel={**layout, "use_distributed_optimizer": distributed},
+        model={"tie_word_embeddings": True, "num_layers": 2},
+    )
+    assert pool.run(unnoticed, 2, case=case) == [[], []]
+
+
+def test_gradients_beside_the_ordinary_ones_are_clipped(pool: WorkerPool) -> None:
+    """What a precision-aware optimizer applies; the optimizer itself needs a GPU."""
+    (found,) = pool.run(decoupled, 1)
+    assert (found["norm"], found["is_applied"]) == (6.0, True)
+    assert found["clipped"] == [pytest.approx([0.5] * 4, rel=1e-5)] * 2
+    assert found["beside"] == [[7.0] * 4] * 2 and math.isnan(found["bad"])

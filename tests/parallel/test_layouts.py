@@ -43,6 +43,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "inverse_t, maskable": {"diffusion": {"weight": "inverse_t", "denominator": "maskable_tokens"}},
     "full recomputation": {"training": {"recompute": "full"}},
     "selective recomputation": {"training": {"recompute": "selective"}},
+    "head rows in buckets": {"training": {"round_head_rows_to": 6}},
     "answers": {"rows": "answers", "micro_batch_size": 2},
     "answers, cut": {"rows": "answers", "micro_batch_size": 4, "sft": {"truncation": "random"}},
     "answers, PAD apart": {
@@ -55,10 +56,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 # Each layout meets every variant in the acceptance tier; here each meets one or two that could hurt
 # it.
 SMALL = {
-    "TP2": ["cart", "tied", "inverse_t, maskable"],
+    "TP2": ["cart", "tied", "inverse_t, maskable", "head rows in buckets"],
     "TP2+SP": ["documents", "selective recomputation", "answers"],
     "PP2": ["documents", "tied", "empty micro-batches", "answers"],
-    "PP4": ["padding"],
+    "PP4": ["padding", "head rows in buckets"],
     "interleaved PP2": ["cart", "answers"],
     "CP2": ["padding", "ar", "inverse_t, maskable", "answers, PAD apart"],
     "DP2": ["one token", "micro-batch 2", "answers, cut"],
@@ -108,7 +109,7 @@ _SINGLE: dict[str, Any] = {}
 def single_process(pool: WorkerPool, variant: str) -> dict[str, Any]:
     if variant not in _SINGLE:
         fields = {**VARIANTS[variant]}
-        fields.pop("training", None)  # recomputation is compared with none
+        fields.pop("training", None)  # recomputation and buckets are compared with none
         fields.pop("micro_batch_size", None)
         case = Case(parallel={"use_distributed_optimizer": False}, **fields)
         result = pool.run(gradients, 1, case=case)

@@ -99,11 +99,16 @@ def test_annealing_on_layouts(pool: WorkerPool, step: int) -> None:
         assert whole_row["report"]["loss"] != expected["report"]["loss"]
 
 
+GATHERS = {"overlap_grad_reduce": True, "overlap_param_gather": True, "bucket_size": 4000}
+
+
 @pytest.mark.parametrize(
-    "options", [{"diffusion": ANNEAL}, {"training": BF16}], ids=["anneal", "bf16"]
+    "options",
+    [{"diffusion": ANNEAL}, {"training": BF16}, {"parallel": GATHERS, "training": BF16}],
+    ids=["anneal", "bf16", "weights gathered late"],
 )
 def test_resume_is_exact(pool: WorkerPool, tmp_path: Any, options: dict[str, Any]) -> None:
-    case = Case(parallel=TP2, steps=10, **options)
+    case = Case(**{"parallel": TP2, "steps": 10, **options})
     expected = pool.run(
         save_then_continue,
         2,

@@ -6,7 +6,6 @@ samples and noise by their ordinal; so a resumed run computes the same sums in a
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ from typing import Any
 import pytest
 from layout_jobs import Case, load_error, resume, save_then_continue
 from pool import WorkerPool
+
+from megatron_dream.checkpoint.metadata import describe_file, read_metadata, write_metadata
 
 TP2PP2 = {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2}
 TARGETS: dict[str, tuple[int, dict[str, Any]]] = {
@@ -168,8 +169,6 @@ def test_a_malicious_checkpoint_runs_nothing(
 ) -> None:
     import pickle
 
-    from megatron_dream.files import sha256_file
-
     class Attack:
         def __reduce__(self) -> tuple[Any, ...]:
             return (Path.touch, (tmp_path / "ran",))
@@ -177,13 +176,9 @@ def test_a_malicious_checkpoint_runs_nothing(
     folder = _damaged(saved, tmp_path / "malicious")
     path = folder / ".metadata"
     path.write_bytes(pickle.dumps(Attack()))
-    marker = folder / "megatron_dream.json"
-    described = json.loads(marker.read_text())
-    described["files"][".metadata"] = {
-        "bytes": path.stat().st_size,
-        "sha256": sha256_file(path),
-    }
-    marker.write_text(json.dumps(described))
+    metadata = read_metadata(folder)
+    metadata.files[".metadata"] = describe_file(folder, ".metadata")
+    write_metadata(folder, metadata)  # whoever can write one file can write the other
     case = Case(steps=STEPS, model={"tie_word_embeddings": True})
     sentence = pool.run(load_error, 1, case=case, folder=str(folder))[0]
     assert "malicious or foreign" in sentence

@@ -240,6 +240,7 @@ def test_doctor_survives_a_broken_transformer_engine(repository_root, tmp_path):
     rows = {row["name"]: row for row in json.loads(out)["rows"]}
     assert code == 0
     assert "no cuDNN" in rows["Transformer Engine"]["version"]
+    assert "nothing to do with NVIDIA's" in rows["! apex"]["version"]
     assert "unrelated" in rows["apex (NVIDIA)"]["version"]
 
 

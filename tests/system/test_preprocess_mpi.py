@@ -122,11 +122,11 @@ def test_singletons_of_a_wrong_launcher_are_refused(
 ) -> None:
     own = arguments(token_data, corpus, tmp_path / "o")
     done = subprocess.run(
-        [*TOOL, "--mpi", *own], env={**environment(), "SLURM_NTASKS": "4"},
+        [*TOOL, "--mpi", *own], env={**environment(), "SLURM_STEP_NUM_TASKS": "4"},
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert "SLURM_NTASKS says that 4 processes were started" in done.stderr
+    assert "SLURM_STEP_NUM_TASKS says that 4 processes were started" in done.stderr
     assert not list(tmp_path.iterdir())
 
 

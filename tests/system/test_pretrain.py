@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import random
@@ -15,7 +16,12 @@ from typing import Any
 
 import pytest
 
-from megatron_dream.checkpoint.metadata import read_metadata, resolve_checkpoint, verify_files
+from megatron_dream.checkpoint.metadata import (
+    read_metadata,
+    resolve_checkpoint,
+    verify_files,
+    write_metadata,
+)
 from megatron_dream.tokenizer import load_tokenizer
 from megatron_dream.training.provenance import source_commit
 from tests.system.checkpoints import assert_equal_checkpoints
@@ -146,8 +152,8 @@ def test_skipped_samples_stay_out_of_a_resumed_run(
     straight, skipping = tmp_path / "straight", tmp_path / "skipping"
     run_command(*words, str(straight), "--training.train_steps", "5")
     run_command(*words, str(skipping), "--training.train_steps", "2")
-    marker = resolve_checkpoint(skipping) / "megatron_dream.json"
-    marker.write_text(json.dumps({**json.loads(marker.read_text()), "skipped_ranges": [[16, 24]]}))
+    saved = resolve_checkpoint(skipping)
+    write_metadata(saved, dataclasses.replace(read_metadata(saved), skipped_ranges=[[16, 24]]))
     run_command(*words, str(skipping), "--training.train_steps", "4")
     expected = [e["masked_tokens"] for e in log_of(straight) if e["event"] == "step"]
     found = [e["masked_tokens"] for e in log_of(skipping) if e["event"] == "step"]

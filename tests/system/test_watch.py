@@ -123,7 +123,7 @@ def test_a_rank_that_hangs_ends_all_with_their_stacks(
 def test_a_stopped_rank_is_named_by_the_others(
     config_file: Path, tmp_path: Path, start: Start
 ) -> None:
-    ranks = start("--config", str(config_file), *WATCHED)
+    ranks = start("--config", str(config_file), *WATCHED, "--watch.hang_grace_seconds", "9")
     run = tmp_path / "run"
     wait_for(lambda: events(run, "step"), ranks)
     os.kill(ranks[1].pid, signal.SIGSTOP)
@@ -240,6 +240,10 @@ def test_a_run_that_dies_at_the_same_step_is_not_started_for_ever(
     end = json.loads((run / "end.json").read_text())
     assert (end["reason"], end["exit_code"], end["before"]) == ("refused", 2, None)
     (process,) = start(*words, "--watch.max_starts_without_progress", "0", world=1)
-    wait_for(lambda: len(events(run, "start")) > 3, [process])
-    os.kill(process.pid, signal.SIGTERM)
+    restarts = run / "restarts.jsonl"
+    wait_for(lambda: len(restarts.read_text().splitlines()) > 3, [process])
+    os.kill(process.pid, signal.SIGTERM)  # before the model is built
     assert process.wait(PATIENCE) == exit_codes.AGAIN
+    end = json.loads((run / "end.json").read_text())
+    assert (end["reason"], end["step"]) == ("signal", 0)
+    assert not (run / "checkpoints" / "latest").exists(), "nothing new, nothing saved"

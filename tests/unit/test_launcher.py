@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import re
 import socket
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -52,13 +57,58 @@ def test_torchrun_wins_inside_a_step() -> None:
         ALLOCATION,  # salloc
         ALLOCATION | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0"},  # a batch script
         STEP | {"SLURM_STEP_ID": "4294967290", "SLURM_PROCID": "0"},  # salloc's interactive step
-        STEP | {"SLURM_PTY_PORT": "39999"},  # srun --pty bash
         STEP | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"},
         {"WORLD_SIZE": "8"},
     ],
 )
 def test_one_process_that_slurm_did_not_start_as_many(environment: dict[str, str]) -> None:
     assert launched(environment) == Launch()
+
+
+def test_a_terminal_tells_a_shell_from_a_step_that_was_started_in_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """``srun --pty bash``, and ``srun python ...`` typed there: the variable is inherited."""
+    interactive = STEP | {"SLURM_PTY_PORT": "39999"}
+    for has_terminal, expected in ((True, Launch()), (False, Launch("srun", 11, 16, 3, 8))):
+        monkeypatch.setattr(
+            launcher, "_has_terminal", lambda has_terminal=has_terminal: has_terminal
+        )
+        assert launched(interactive) == expected
+        assert launched(STEP) == Launch("srun", 11, 16, 3, 8)
+
+
+def test_a_terminal_is_seen_behind_redirected_streams() -> None:
+    """A child in a session of its own has none; with one of its own it has, whatever its input is."""
+    code = "from megatron_dream.launcher import _has_terminal; print(_has_terminal())"
+    words, files = [sys.executable, "-c", code], {"stdin": subprocess.DEVNULL}
+    without = subprocess.run(
+        words, **files, start_new_session=True, capture_output=True, text=True, check=True
+    )
+    assert without.stdout == "False\n"
+    master, slave = pty.openpty()
+    name = os.ttyname(slave)
+    given = subprocess.run(
+        words, **files, capture_output=True, text=True, check=True, start_new_session=True,
+        preexec_fn=lambda: os.close(os.open(name, os.O_RDWR)),  # a session's first one is its terminal
+    )  # fmt: skip
+    os.close(master)
+    os.close(slave)
+    assert given.stdout == "True\n"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"RANK": "0", "WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
+        ({"RANK": "", "WORLD_SIZE": "2"}, "RANK is ''"),
+        (STEP | {"SLURM_NODEID": "2"}, "names 2 nodes"),
+        (STEP | {"SLURM_STEP_TASKS_PER_NODE": "8(x"}, "no list of tasks"),
+    ],
+)
+def test_variables_that_say_nothing_are_refused(wrong: dict[str, str], said: str) -> None:
+    with pytest.raises(LayoutError, match=re.escape(said)):
+        launched(wrong)
 
 
 def test_a_rank_outside_the_world_is_refused() -> None:
@@ -73,6 +123,10 @@ def test_the_rendezvous_follows_from_the_job(monkeypatch: pytest.MonkeyPatch) ->
     assert asked == ["n0"]
     assert rendezvous(STEP | {"SLURM_JOB_ID": "399999"}) == ("n0", 29999)  # the highest
     assert rendezvous(STEP | {"MASTER_ADDR": "m", "MASTER_PORT": "7"}) == ("m", 7)
+    mixed = "gpu-a[07,09-10],login1"  # as `scontrol show job` writes nodes of several kinds
+    assert rendezvous(STEP | {"SLURM_STEP_NODELIST": mixed}) == ("gpu-a07", 14711)
+    with pytest.raises(LayoutError, match="MASTER_PORT is 'x'"):
+        rendezvous(STEP | {"MASTER_ADDR": "m", "MASTER_PORT": "x"})
 
 
 def test_a_first_node_without_address_is_named() -> None:

@@ -19,7 +19,12 @@ from .parts import PartRecord
 T = TypeVar("T")
 _REQUEST, _ANSWER, _REPORT, _FINISHED, _FAILED = range(1, 6)
 _POLL_SECONDS = 0.01
-_SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS", "MV2_COMM_WORLD_SIZE")
+_SIZE_VARIABLES = (
+    "OMPI_COMM_WORLD_SIZE",
+    "PMI_SIZE",
+    "SLURM_STEP_NUM_TASKS",
+    "MV2_COMM_WORLD_SIZE",
+)
 
 
 def start_mpi() -> Any:

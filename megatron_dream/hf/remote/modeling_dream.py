@@ -29,7 +29,9 @@ from .canvas import Canvas  # noqa: F401
 from .configuration_dream import DreamConfig
 from .decode import Choice  # noqa: F401
 from .filters import top_p_filter  # noqa: F401
+from .fp8 import use_fp8_weights
 from .generation import diffusion_generate as fill_masks
+from .graphs import BlockGraphs  # noqa: F401
 from .history import History
 from .infill import GapConfig, InfillOutput, fill_gaps
 from .kernels import Linear
@@ -316,6 +318,19 @@ class DreamModel(DreamPreTrainedModel):
             logits=logits_BSV,
             hidden_states=states[:-1] + (hidden_BSH,) if output_hidden_states else None,
         )
+
+    def use_weights(self, kind: str) -> DreamModel:
+        """Sample with the layers' weights in ``bf16`` or ``fp8`` (fp8.py); in place, returns itself."""
+        if kind not in ("bf16", "fp8"):
+            raise ValueError(f"weights is {kind!r}: choose bf16 or fp8.")
+        if kind == "fp8":
+            use_fp8_weights(self.model.layers)
+        return self.to(torch.bfloat16)
+
+    @property
+    def takes_static_cache(self) -> bool:
+        """Whether a pass can be recorded (cache.py): where all weights are on one device."""
+        return len({weights.device for weights in self.parameters()}) == 1
 
     def sampler_states(
         self,

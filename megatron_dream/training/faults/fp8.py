@@ -69,7 +69,7 @@ class Fp8History:
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Begin anew, as a run does that starts from a checkpoint: the history is in none."""
+        """Begin anew, before a checkpoint brings its history (checkpoint/fp8_state.py)."""
         for name, tensor in fp8_tensors(self._chunks):
             _begin(name, tensor)
         self._saved = {}

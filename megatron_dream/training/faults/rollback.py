@@ -44,9 +44,10 @@ def go_back(loop: Loop, since: Place) -> tuple[CheckpointMetadata, CheckpointMet
     fault = restore(loop, choice)
     position = data_position(choice.metadata, loop.config.data.new_stream)
     ranges = skipped_ranges(loop, position, since)
-    loop.guard.state = gone_back(
-        loop.guard.state, DetectorState.of(choice.metadata.faults), loop.step, position.step
-    )
+    # Places of an earlier stream over the data mean nothing in this one.
+    is_same = choice.metadata.new_stream == loop.metadata.new_stream
+    then = DetectorState.of(choice.metadata.faults if is_same else {})
+    loop.guard.state = gone_back(loop.guard.state, then, loop.step, position.step)
     loop.log.fault(
         loop.step,
         "rollback",

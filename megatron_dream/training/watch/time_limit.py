@@ -22,17 +22,27 @@ _RESERVE = 0.25  # of a start's time: what is put aside at most for a save that 
 
 def slurm_end(environment: Mapping[str, str] = os.environ) -> float | None:
     """Epoch seconds at which Slurm ends this job; None: no job, no limit, or nobody can be asked."""
-    job = environment.get("SLURM_JOB_ID")
-    if not job:
+    if not (job := job_name(environment)):
         return None
     given = environment.get("SLURM_JOB_END_TIME", "")
-    if given.isdecimal():
+    # 0 says that there is no limit; one that is over does not hold (OverTimeLimit, or was extended).
+    if given.isdecimal() and int(given) > time.time():
         return float(given)
     return asked_end(job)
 
 
+def job_name(environment: Mapping[str, str] = os.environ) -> str | None:
+    """What Slurm calls this job; None: there is none.
+
+    A task of an array goes by the array's number and its own: the number alone may be that of all tasks.
+    """
+    if "SLURM_ARRAY_TASK_ID" in environment and "SLURM_ARRAY_JOB_ID" in environment:
+        return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
+    return environment.get("SLURM_JOB_ID") or None
+
+
 def asked_end(job: str) -> float | None:
-    """What Slurm's programs say of a job's end."""
+    """What Slurm's programs say of a job's end (``job_name``)."""
     text = _output(["squeue", "-h", "-j", job, "-o", "%e"])
     if text is None:
         found = re.search(r"\bEndTime=(\S+)", _output(["scontrol", "show", "job", job]) or "")
@@ -73,7 +83,7 @@ class TimeLimit:
         self._unmeasured = config.unmeasured_save_seconds
         own = began + 60.0 * config.time_limit_minutes if config.time_limit_minutes else None
         self._own, self._slurm, self._ask, self._began = own, end, ask, began
-        self._asked = time.monotonic()
+        self._asked: float | None = None
 
     @property
     def end(self) -> float | None:
@@ -96,7 +106,8 @@ class TimeLimit:
         needed = upcoming + reserve
         if time.time() + needed < self.end:
             return False
-        if self._slurm is not None and time.monotonic() - self._asked > _ASK_AGAIN:
-            self._asked = time.monotonic()
+        now = time.monotonic()
+        if self._slurm is not None and (self._asked is None or now - self._asked > _ASK_AGAIN):
+            self._asked = now
             self._slurm = self._ask() or self._slurm
         return time.time() + needed >= self.end

@@ -35,7 +35,7 @@ from .news import News
 from .restarts import record_start
 from .signals import INTERRUPT, NONE, Signals
 from .stragglers import Stragglers
-from .time_limit import TimeLimit, asked_end, slurm_end
+from .time_limit import TimeLimit, asked_end, job_name, slurm_end
 from .watchdog import Watchdog
 
 
@@ -159,7 +159,7 @@ class Watch:
         watch = self.config.watch
         _tell_before(model_config, "finalize_model_grads_func", self._stragglers.arrive)
         if self._ranks.reports:
-            job = os.environ.get("SLURM_JOB_ID")
+            job = job_name()
             self._limit = TimeLimit(
                 watch, self._began, slurm_end(), lambda: asked_end(job) if job else None
             )

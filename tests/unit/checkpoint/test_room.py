@@ -1,11 +1,13 @@
 """Room for the next checkpoint: what may be removed beforehand, and what never is."""
 
+import json
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
 
 from megatron_dream.checkpoint import room
-from megatron_dream.checkpoint.metadata import FILE_NAME, LATEST
+from megatron_dream.checkpoint.metadata import FILE_NAME, LATEST, CheckpointMetadata
 from megatron_dream.checkpoint.room import Kept
 
 MB = 1 << 20
@@ -23,11 +25,14 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def checkpoint(folder, name, size=10 * MB):
+def checkpoint(folder, name, size=10 * MB, in_row=0):
     (folder / name).mkdir()
     with open(folder / name / "data", "wb") as stream:
         stream.truncate(size)
-    (folder / name / FILE_NAME).write_text("{}")
+    metadata = CheckpointMetadata(
+        model={}, files={"data": {"bytes": size}}, faults={"in_row": in_row}
+    )
+    (folder / name / FILE_NAME).write_text(json.dumps(asdict(metadata)))
     (folder / LATEST).write_text(f"{name}\n")
 
 
@@ -85,6 +90,38 @@ def test_retention_counts_no_folder_that_was_set_aside(folder):
     assert names(folder) == [
         "step_00000002.bad", "step_00000003", "step_00000004", "step_00000005",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("keep_last", [1, 2])
+def test_the_last_one_to_go_back_to_stays(folder, keep_last):
+    """Stopped again and again while updates are skipped: each stop saves."""
+    checkpoint(folder, "step_00000001", MB)
+    checkpoint(folder, "step_00000002", MB)
+    for step in (3, 4, 5):
+        checkpoint(folder, f"step_{step:08d}", MB, in_row=step)
+        room.remove_old(folder, Kept(keep_last))
+    room.make_room(folder, 90 * MB, Kept(keep_last))
+    assert names(folder) == [f"step_{step:08d}" for step in (2, 3, 4, 5)]
+    for step in (6, 7):
+        checkpoint(folder, f"step_{step:08d}", MB)
+        room.remove_old(folder, Kept(keep_last))
+    assert names(folder) == [f"step_{step:08d}" for step in range(8 - keep_last, 8)]
+
+
+@pytest.mark.parametrize("damage", ["cut off", "gone", "marker"])
+def test_a_damaged_one_does_not_stand_in_for_a_whole_one(folder, damage):
+    for step in (1, 2, 3):
+        checkpoint(folder, f"step_{step:08d}", MB)
+    broken = folder / "step_00000003"
+    if damage == "cut off":
+        (broken / "data").write_bytes(b"x")
+    elif damage == "gone":
+        (broken / "data").unlink()
+    else:
+        (broken / FILE_NAME).write_text("{")
+    room.remove_old(folder, Kept(1))
+    room.make_room(folder, 90 * MB, Kept(1))
+    assert names(folder) == ["step_00000002", "step_00000003"]
 
 
 def test_leftovers_of_killed_runs_go(folder):

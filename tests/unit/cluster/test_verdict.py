@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_dream.cluster.check import judge
+from megatron_dream.cluster.check import _silent, judge
 from megatron_dream.cluster.verdict import (
     compare_facts,
     judge_pairs,
@@ -131,3 +131,12 @@ def test_a_pair_is_as_slow_as_its_slowest_rank(first: float | None) -> None:
     }
     (finding,) = judge(hellos(3), {0: one(first), 1: one(QUICK), 2: quick}, 1.3)
     assert "between n0 and n1" in finding.text
+
+
+def test_silent_ranks_are_told_by_node_however_many_each_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "gpu-a[01-02],login")
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "4(x2),1")
+    found = [str(one) for one in _silent(frozenset({5, 7, 8}))]
+    assert found == ["gpu-a02: 2 ranks never answered", "login: 1 ranks never answered"]

@@ -13,6 +13,7 @@ PP = "parallel.pipeline_model_parallel_size"
 VP = "parallel.virtual_pipeline_model_parallel_size"
 CP = "parallel.context_parallel_size"
 SP = "parallel.sequence_parallel"
+SHARDS = {TP: 2, SP: "true"}
 
 
 def make(**fields):
@@ -78,16 +79,42 @@ REFUSED = {
     "fused attention": (
         {CP: 2, "model.layer_spec": "transformer_engine", "data.document_masks": "true"},
         2,
-        "multiple of 2 x CP",
+        "no documents and no padding",
     ),
-    "fused attention of several rows": (
-        {
-            "training.micro_batch_size": 2,
-            "model.layer_spec": "transformer_engine",
-            "data.random_length": 0.01,
-        },
+    "FP8 rows": (
+        {"fp8.recipe": "current", "data.sequence_length": 100},
         1,
-        "training.micro_batch_size 1 only",
+        "rows s 100 x b 1 / CP 1 = 100 is 6.25 x 16; rows of 96 would do",
+    ),
+    "FP8 rows of a shard": (
+        {"fp8.recipe": "blockwise", **SHARDS, "data.sequence_length": 320},
+        2,
+        "rows s 320 x b 1 / CP 1 / TP 2 = 160 is 1.25 x 128; rows of 256 would do",
+    ),
+    "FP8 columns": (
+        {"fp8.recipe": "delayed", "model.ffn_hidden_size": 520},
+        1,
+        "columns model.ffn_hidden_size / TP 1 = 520 is 32.5 x 16",
+    ),
+    "FP8 columns of a shard": (
+        {"fp8.recipe": "blockwise", **SHARDS, "model.ffn_hidden_size": 512},
+        2,
+        "gathered columns model.hidden_size = 192 is 1.5 x 128",
+    ),
+    "FP8 blocks of Blackwell": (
+        {"fp8.recipe": "mxfp8", TP: 2, "model.ffn_hidden_size": 544},
+        2,
+        "columns model.ffn_hidden_size / TP 2 = 272 is 8.5 x 32",
+    ),
+    "bf16 layers": (
+        {"fp8.recipe": "current", PP: 2, "fp8.first_layers_bf16": 3},
+        2,
+        "layers 4 / PP 2 = 2",
+    ),
+    "bf16 everywhere": (
+        {"fp8.recipe": "current", "fp8.first_layers_bf16": 2, "fp8.last_layers_bf16": 2},
+        1,
+        "leave none of 4 layers in FP8",
     ),
     "fused annealing": (
         {
@@ -145,3 +172,18 @@ def test_an_accepted_layout_satisfies_both_equations(world_size, tp, pp, cp, mic
     layout = resolve_layout(config, world_size)
     assert layout.tp * layout.pp * layout.cp * layout.dp == world_size
     assert layout.micro_batch_size * layout.dp * layout.num_microbatches == batch
+
+
+def test_documents_go_round_a_ring_in_any_micro_batch():
+    fields = {
+        CP: 2,
+        "model.layer_spec": "transformer_engine",
+        "data.document_masks": "true",
+        "parallel.cp_comm_type": "p2p",
+        "training.micro_batch_size": 4,
+        "data.sequence_length": 256,
+        "fp8.recipe": "current",
+    }
+    layout = resolve_layout(with_fields(fields), 2)
+    assert layout.width_unit == 8  # 8 x b 4 / CP 2 = 16 rows of a product
+    assert layout.packed_unit == 32

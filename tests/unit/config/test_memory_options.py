@@ -1,5 +1,7 @@
 """Options that trade memory for time: contradictions, and what a machine cannot do, in one sentence."""
 
+import sys
+
 import pytest
 
 from megatron_dream import device
@@ -45,6 +47,14 @@ def test_what_goes_together(changes):
 
 
 REFUSED = {
+    "equal bits of timed kernels": (
+        {"training.compile": "on", "training.deterministic": "true"},
+        "picks kernels by timing them",
+    ),
+    "a fused head of a part of the vocabulary": (
+        {"training.fused_cross_entropy": "true", "parallel.tensor_model_parallel_size": "2"},
+        "needs the whole vocabulary on one rank, and parallel.tensor_model_parallel_size is 2",
+    ),
     "no modules": (
         {"training.recompute": "selective", "training.recompute_modules": "[]"},
         "recompute_modules is empty",
@@ -130,6 +140,24 @@ def test_fused_norms_have_nothing_to_recompute():
         ({"optimizer.optimizer_cpu_offload": "true"}, ConfigError, "there is no GPU here"),
         ({"training.offload_modules": "[core_attn]"}, ConfigError, "there is no GPU here"),
         (AWARE, MissingDependencyError, "Transformer Engine's optimizer"),
+        ({"training.cuda_graphs": "true"}, ConfigError, "there is no GPU here"),
+        ({"fp8.recipe": "current"}, MissingDependencyError, "fp8.recipe current is of"),
+        ({"parallel.tp_comm_overlap": "true"}, MissingDependencyError, "do not work here"),
+        (
+            {"training.fused_cross_entropy": "true"},
+            ConfigError,
+            "a kernel for GPUs, and there is none",
+        ),
+        (
+            {"training.gradient_accumulation_fusion": "on", "model.layer_spec": "local"},
+            MissingDependencyError,
+            "apex's fused_weight_gradient_mlp_cuda does not work here",
+        ),
+        (
+            {"training.compile": "on", "model.layer_spec": "transformer_engine"},
+            ConfigError,
+            "which are fused already",
+        ),
     ],
 )
 def test_what_a_cpu_cannot_do(changes, error, match, monkeypatch):
@@ -145,3 +173,13 @@ def test_a_gpu_can(monkeypatch):
     offload = run(**{"training.offload_modules": "[core_attn]", "model.layer_spec": "local"})
     with pytest.raises(MissingDependencyError, match="Transformer Engine's layers only"):
         check_features(offload)
+
+
+def test_kernels_by_name_are_missed_before_anything_is_built(monkeypatch):
+    monkeypatch.setattr(device, "device_type", lambda: "cuda")
+    monkeypatch.setattr(device, "can_compile", lambda: False)
+    with pytest.raises(MissingDependencyError, match="finds no Triton"):
+        check_features(run(**{"training.compile": "on", "model.layer_spec": "local"}))
+    monkeypatch.setitem(sys.modules, "liger_kernel", None)
+    with pytest.raises(MissingDependencyError, match="needs Liger's kernels"):
+        check_features(run(**{"training.fused_cross_entropy": "true"}))

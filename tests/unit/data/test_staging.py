@@ -49,6 +49,15 @@ def test_copies_are_their_sources(config: RunConfig, tmp_path: Path) -> None:
     assert config.data.train[0].prefix == f"{tmp_path}/a/x.y"
 
 
+def test_parts_of_a_killed_copy_are_removed(config: RunConfig, tmp_path: Path) -> None:
+    said(config, tmp_path / "disk")
+    target = staged_prefix(f"{tmp_path}/b/x.y", tmp_path / "disk")
+    part = target.with_name(f".{target.name}.bin.123456.tmp")
+    part.write_bytes(b"half")
+    assert "0 of 8 files copied" in said(config, tmp_path / "disk")
+    assert not part.exists()
+
+
 def test_what_is_there_is_used_again(config: RunConfig, tmp_path: Path) -> None:
     said(config, tmp_path / "disk")
     assert "0 of 8 files copied" in said(config, tmp_path / "disk")

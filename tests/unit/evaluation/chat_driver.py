@@ -36,7 +36,7 @@ def main() -> None:
     model = SlowModel(2)
     model.seconds = float(sys.argv[1])
     sampler = Sampler(model, HostileTokenizer(), int(sys.argv[2]))  # type: ignore[arg-type]
-    chat_command.load_model = lambda _: sampler  # type: ignore[assignment]
+    chat_command.load_model = lambda *_: sampler  # type: ignore[assignment]
     chat_command.run_chat("m", max_new_tokens=int(sys.argv[3]), temperature=1.0, seed=1)
 
 

@@ -53,7 +53,7 @@ class Counting:
 
 def use(monkeypatch: pytest.MonkeyPatch, model: Any) -> None:
     sampler = Sampler(model, LetterTokenizer(), 64)  # type: ignore[arg-type]
-    monkeypatch.setattr(lengths, "load_model", lambda path: sampler)
+    monkeypatch.setattr(lengths, "load_model", lambda *_: sampler)
 
 
 def write(path: Path, *records: dict[str, Any]) -> Path:

@@ -31,7 +31,7 @@ class Terminal(io.StringIO):
 @pytest.fixture(autouse=True)
 def tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
     sampler = Sampler(TinyModel(2), LetterTokenizer(), 32)  # type: ignore[arg-type]
-    monkeypatch.setattr(sample_command, "load_model", lambda model: sampler)
+    monkeypatch.setattr(sample_command, "load_model", lambda *_: sampler)
 
 
 @pytest.fixture
@@ -212,7 +212,7 @@ def test_an_answer_ends_before_the_end_of_its_turn(
 
     monkeypatch.setattr(model, "forward", ends_turn)
     sampler = Sampler(model, LetterTokenizer(), 200)  # type: ignore[arg-type]
-    monkeypatch.setattr(sample_command, "load_model", lambda _: sampler)
+    monkeypatch.setattr(sample_command, "load_model", lambda *_: sampler)
     texts = {}
     for chat in (True, False):
         run_sample("m", "ab", chat=chat, output=tmp_path / "o.jsonl", **OPTIONS)
@@ -225,7 +225,7 @@ def wide_model(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """A model with room for a template; returns what it is called with."""
     model = TinyModel(2)
     sampler = Sampler(model, LetterTokenizer(), 200)  # type: ignore[arg-type]
-    monkeypatch.setattr(sample_command, "load_model", lambda _: sampler)
+    monkeypatch.setattr(sample_command, "load_model", lambda *_: sampler)
     return model.calls
 
 
@@ -289,7 +289,7 @@ class GrowingModel(TinyModel):
 @pytest.fixture
 def growing_model(monkeypatch: pytest.MonkeyPatch) -> None:
     sampler = Sampler(GrowingModel(2), LetterTokenizer(), 40)  # type: ignore[arg-type]
-    monkeypatch.setattr(sample_command, "load_model", lambda _: sampler)
+    monkeypatch.setattr(sample_command, "load_model", lambda *_: sampler)
 
 
 @pytest.mark.usefixtures("growing_model")

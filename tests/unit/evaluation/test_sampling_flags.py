@@ -38,6 +38,7 @@ VALUES = {"alg": "entropy"} | {
 NEEDS: dict[str, dict[str, object]] = {
     "cache_refresh": {"cache": "dual"},
     "border": {"cache": "dual"},
+    "cuda_graphs": {"cache": "dual"},
     "suffix_window": {"block_length": 8},
     "early_end": {"block_length": 8},
 }

@@ -237,3 +237,30 @@ def test_a_cache_refreshed_at_every_step_gives_the_same_tokens(
     exact = model.diffusion_generate(ids, **options)
     same = model.diffusion_generate(ids, cache=cache, cache_refresh=1, **options)
     assert same.tolist() == exact.tolist()
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+def test_static_caches_and_fp8_weights(
+    remote_code: ModuleType, ids: torch.Tensor, cache: str
+) -> None:
+    """Static caches give the same tokens, in either precision; FP8 leaves head and table alone."""
+    options = dict(max_new_tokens=9, block_length=4, cache=cache, threshold=0.1)
+    real = torch.ones_like(ids)
+    real[0, :5] = 0
+    for alg in ("entropy", "threshold"):
+        for weights in (None, "fp8"):
+            model = make(remote_code)
+            if weights is not None:
+                model.use_weights(weights)
+                assert model.lm_head.weight.dtype == torch.bfloat16
+                assert type(model.model.layers[1].mlp.up_proj).__name__ == "Fp8Linear"
+            assert model.takes_static_cache
+            on, off = (
+                model.diffusion_generate(
+                    ids, attention_mask=real, alg=alg, cuda_graphs=choice, **options
+                )
+                for choice in ("on", "off")
+            )
+            assert on.tolist() == off.tolist()
+    with pytest.raises(ValueError, match="weights is 'int8': choose bf16 or fp8"):
+        make(remote_code).use_weights("int8")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from megatron_dream.model.head import masked_cross_entropy
+from megatron_dream.model.head import masked_cross_entropy, padded_row_count
 
 
 def reference(
@@ -59,6 +59,47 @@ def test_loss_and_gradients_equal_plain_cross_entropy(
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)
     top = (hidden @ table.t())[:, :vocab].argmax(dim=1)
     assert torch.equal(correct, top == labels)
+
+
+@settings(max_examples=200, deadline=None)
+@given(count=st.integers(0, 5000), multiple=st.integers(0, 700))
+def test_a_bucket_is_the_smallest_multiple_that_holds_the_rows(count: int, multiple: int) -> None:
+    found = padded_row_count(count, multiple)
+    if multiple < 2:
+        assert found == count
+        return
+    assert found % multiple == 0 and 0 <= found - count < multiple
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(1, 20),
+    multiple=st.integers(1, 9),
+    chunk=st.integers(1, 24),
+    bf16=st.booleans(),
+)
+def test_rows_of_weight_zero_change_nothing(
+    rows: int, multiple: int, chunk: int, bf16: bool
+) -> None:
+    """0 x w = 0 exactly: what is added to every sum of loss and gradients is 0."""
+    hidden, table, labels, weights = inputs(rows, 7, 12, 11)
+    if bf16:
+        hidden, table = hidden.bfloat16(), table.bfloat16()
+    added = padded_row_count(rows, multiple) - rows
+    first = torch.cat([torch.arange(rows), torch.zeros(added, dtype=torch.long)])
+    padded_weights = torch.nn.functional.pad(weights, (0, added))
+    results = []
+    for index, weight in ((torch.arange(rows), weights), (first, padded_weights)):
+        leaves = [hidden.clone().requires_grad_(), table.clone().requires_grad_()]
+        loss, each, _ = masked_cross_entropy(
+            leaves[0][index], leaves[1], labels[index], weight, vocab_size=11, chunk_rows=chunk
+        )
+        loss.backward()
+        results.append((loss.detach(), each[:rows], leaves[0].grad, leaves[1].grad))
+    # Products of other shapes may add in another order: rounding, nothing else.
+    tolerance = {"rtol": 1e-2, "atol": 1e-2} if bf16 else {"rtol": 1e-6, "atol": 1e-6}
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, **tolerance)
 
 
 def test_bf16_stays_near_fp32() -> None:

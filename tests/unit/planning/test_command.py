@@ -32,7 +32,7 @@ def test_the_text_names_every_figure(config, capsys):
     text = capsys.readouterr().out
     for part in ("world size 16 = TP 2", "stage 0", "fits", "Step", "tokens/s", "MFU", "days"):
         assert part in text
-    assert "Beyond 256 GPUs only TP and CP help" in text
+    assert "Beyond 256 GPUs (with micro batch 1: 512) only TP and CP help" in text
     assert "dp_reshardable" in text and "GPU hours" in text
 
 
@@ -68,6 +68,20 @@ def test_what_does_not_fit_answers_1(config, capsys):
         (["--token-budget", "many"], "--token-budget"),
         (["--training.train_steps", "0"], "train_steps is 0"),
         (["--precision", "fp4"], "invalid choice"),
+        (["--top", "0", "--search"], "--top must be at least 1"),
+        (["--training.train_steps", "-5"], "training.train_steps must be above 0"),
+        (["--data.sequence_length", "0"], "data.sequence_length must be 2 or more"),
+        (["--data.sequence_length", "-8"], "data.sequence_length must be 2 or more"),
+        (["--model.num_layers", "-28"], "model.num_layers must be 0 or more"),
+        (["--model.hidden_size", "-1536", "--search"], "model.hidden_size must be 0 or more"),
+        (["--model.head_chunk_rows", "0"], "model.head_chunk_rows must be above 0"),
+        (["--training.recompute", "full", "--training.recompute_num_layers", "0"], "above 0"),
+        (["--training.recompute", "selective", "--training.recompute_modules", "[]"], "is empty"),
+        (["--parallel.num_distributed_optimizer_instances", "0"], "instances must be above 0"),
+        (["--optimizer.optimizer_offload_fraction", "3"], "above 0 and at most 1"),
+        (["--optimizer.optimizer", "sgd"], "knows only adam"),
+        (["--diffusion.t_min", "2"], "diffusion.t_min must be"),
+        (["--model.layer_spec", "local", "--training.offload_modules", "[qkv_linear]"], "local"),
     ],
 )
 def test_bad_input_is_one_sentence(config, capsys, more, match):

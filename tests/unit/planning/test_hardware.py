@@ -59,10 +59,10 @@ def test_a_ring_moves_what_a_ring_moves():
     """All-gather of S bytes among n: (n - 1) / n S over each link; all-reduce twice that."""
     exact = Efficiency(nvlink=1.0, network=1.0, nvlink_latency=0.0, network_latency=0.0)
     gpu = GPUS["H100"]
-    inside = Group(4, 1)
+    inside = Group(4, 1, 8)
     assert inside.gather_seconds(450e9, gpu, exact) == pytest.approx(0.75)
     assert inside.reduce_seconds(450e9, gpu, exact) == pytest.approx(1.5)
-    assert Group(1, 1).reduce_seconds(450e9, gpu, exact) == 0.0
+    assert Group(1, 1, 8).reduce_seconds(450e9, gpu, exact) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,33 @@ def test_a_ring_moves_what_a_ring_moves():
 )
 def test_between_nodes_a_group_has_the_adapters_of_its_members(size, stride, adapters):
     exact = Efficiency(nvlink=1.0, network=1.0)
-    group = Group(size, stride)
+    group = Group(size, stride, size * stride)
     assert not group.is_inside_node(GPUS["H100"])
     assert group.bandwidth(GPUS["H100"], exact) == pytest.approx(adapters * 50e9)
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "world", "fewest"),
+    [
+        (3, 1, 6, 3),  # all on one node
+        (3, 1, 24, 1),  # ranks 6, 7 | 8
+        (2, 3, 12, 1),  # ranks 6 and 9
+        (2, 3, 6, 2),
+        (4, 2, 16, 4),
+        (12, 1, 24, 4),  # 8 | 4
+        (6, 1, 48, 2),  # ranks 6, 7 | 8 to 11
+        (5, 16, 80, 1),
+    ],
+)
+def test_a_group_that_does_not_divide_a_node_straddles_two(size, stride, world, fewest):
+    """Against every group, written out."""
+    starts = [
+        block * size * stride + offset
+        for block in range(world // (size * stride))
+        for offset in range(stride)
+    ]
+    nodes = [[(first + index * stride) // 8 for index in range(size)] for first in starts]
+    assert min(ranks.count(node) for ranks in nodes for node in ranks) == fewest
+    group = Group(size, stride, world)
+    assert group.per_node(GPUS["H100"]) == fewest
+    assert group.is_inside_node(GPUS["H100"]) == all(len(set(ranks)) == 1 for ranks in nodes)

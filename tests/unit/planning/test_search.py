@@ -4,11 +4,14 @@ import dataclasses
 
 import pytest
 
+from megatron_dream.config.layout import resolve_layout
+from megatron_dream.config.load import load_config
 from megatron_dream.planning.advice import advice, batches_that_divide
 from megatron_dream.planning.hardware import GPUS
 from megatron_dream.planning.job import Recompute
 from megatron_dream.planning.plan import plan
 from megatron_dream.planning.search import describe, search
+from megatron_dream.planning.text import search_lines
 
 H100 = GPUS["H100"]
 
@@ -35,10 +38,47 @@ def test_layouts_of_every_kind_were_tried(found):
     assert all(layout.world_size == 16 for layout in layouts)
 
 
+def test_sizes_that_are_no_powers_of_two_are_tried(make_run):
+    """Twelve heads in three parts, rows in three; on nodes of eight the groups of three cost more."""
+    fields = {
+        "model__num_query_groups": 3,
+        "model__num_attention_heads": 12,
+        "model__ffn_hidden_size": 9216,
+        "data__sequence_length": 1536,
+        "training__global_batch_size": 24,
+    }
+    run = make_run("qwen2.5-coder-1.5b", **fields)
+    layouts = [each.job.layout for each in search(run, 24, H100).ranked]
+    assert {layout.tp for layout in layouts} == {1, 3}
+    assert {1, 2, 3, 4, 6, 8, 12} <= {layout.cp for layout in layouts}
+    six = dataclasses.replace(H100, gpus_per_node=6)
+    three = {"parallel__tensor_model_parallel_size": 3}
+    straddling, inside = (
+        plan(make_run("qwen2.5-coder-1.5b", **fields, **three), 24, gpu).step.tensor_parallel
+        for gpu in (H100, six)
+    )
+    assert straddling > 4 * inside
+
+
 def test_a_given_layout_is_no_better_than_the_first(found, make_run):
     own = plan(make_run(preset="qwen2.5-coder-1.5b"), 16, H100)
     assert own.tokens_per_second <= found.ranked[0].tokens_per_second
     assert describe(own.job) in {describe(each.job) for each in found.ranked}
+
+
+def test_the_fastest_with_room_to_spare_is_named_where_the_first_has_none(found, make_run):
+    fastest = found.ranked[0]
+    small = dataclasses.replace(H100, memory_gib=1.02 * fastest.memory.total / 2**30)
+    result = search(make_run(preset="qwen2.5-coder-1.5b"), 16, small)
+    assert result.ranked[0].is_tight
+    safe = next(each for each in result.ranked if not each.is_tight)
+    lines = list(search_lines(result, 3))
+    assert lines[2].endswith("(tight)")
+    assert any(describe(safe.job) in line and "to spare" in line for line in lines)
+    roomy = search(
+        make_run(preset="qwen2.5-coder-1.5b"), 16, dataclasses.replace(H100, memory_gib=999)
+    )
+    assert not any("to spare" in line for line in search_lines(roomy, 3))
 
 
 def test_illegal_layouts_say_why(found):
@@ -77,6 +117,15 @@ def test_advice_is_what_its_plan_says(make_run):
     again = plan(make_run(model__head_chunk_rows=4096), 16, H100)
     assert present.step.total - again.step.total == pytest.approx(larger.seconds)
     assert [c.share for c in changes] == sorted((c.share for c in changes), reverse=True)
+
+
+@pytest.mark.parametrize("gpus", [8, 96])
+def test_the_recipe_runs_on_the_nodes_that_its_page_names(repository_root, gpus):
+    """docs/cluster.md: one node to try, twelve to train."""
+    recipe = load_config(repository_root / "examples" / "dream_coder_7b" / "pretrain.yaml")
+    assert resolve_layout(recipe, gpus).num_microbatches >= 1
+    assert not batches_that_divide(recipe, gpus)
+    assert plan(recipe, gpus, H100).fits
 
 
 def test_batches_near_one_that_does_not_divide(make_run):

@@ -78,12 +78,45 @@ def test_transformer_engine_where_it_is_absent(make_config: Callable[..., RunCon
     fields = {
         "model__layer_spec": "auto",
         "data__random_length": 0.5,
-        "training__micro_batch_size": 2,
+        "parallel__context_parallel_size": 2,
     }
     found = rehearse(make_config(**fields), "pretrain", 8).warnings
     assert any(
-        "auto means transformer_engine" in line and "micro_batch_size 1" in line for line in found
+        "auto means transformer_engine" in line and "set it to p2p" in line for line in found
     )
+
+
+@pytest.mark.parametrize(
+    ("fields", "share"),
+    [
+        ({"use_precision_aware_optimizer": True}, 10 / 12),
+        (
+            {
+                "use_precision_aware_optimizer": True,
+                "exp_avg_dtype": "bf16",
+                "exp_avg_sq_dtype": "fp8",
+            },
+            5 / 12,
+        ),
+        ({"optimizer_cpu_offload": True}, 0.0),
+        ({"optimizer_cpu_offload": True, "optimizer_offload_fraction": 0.25}, 0.75),
+    ],
+)
+def test_optimizers_that_need_a_gpu_are_rehearsed_without(
+    make_config: Callable[..., RunConfig], fields: dict[str, object], share: float
+) -> None:
+    plain = rehearse(make_config(), "pretrain", 64)
+    asked = make_config(**{f"optimizer__{name}": value for name, value in fields.items()})
+    report = rehearse(asked, "pretrain", 64)
+    assert report.classes[0].optimizer_bytes == round(plain.classes[0].optimizer_bytes * share)
+    assert report.save == plain.save
+    assert any(f"optimizer.{next(iter(fields))}" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("processes", [0, -4])
+def test_no_processes(make_config: Callable[..., RunConfig], processes: int) -> None:
+    with pytest.raises(ConfigError, match=f"--dry-run must be at least 1, it is {processes}"):
+        rehearse(make_config(), "pretrain", processes)
 
 
 def test_without_files_nothing_is_opened(make_config: Callable[..., RunConfig]) -> None:

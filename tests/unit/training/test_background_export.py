@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from megatron_dream.checkpoint.metadata import FILE_NAME
+from megatron_dream.checkpoint.metadata import CheckpointMetadata, write_metadata
 from megatron_dream.checkpoint.room import Kept, remove_old
 from megatron_dream.checkpoint.save import step_folder
 from megatron_dream.launcher import launched
@@ -34,7 +34,10 @@ class Child:
             Path(self._log.name).write_text(words)
         self.returncode = code
 
-    def wait(self, seconds: float) -> None:
+    def kill(self) -> None:
+        self.returncode = -9
+
+    def wait(self, seconds: float = 0.0) -> None:
         if self.returncode is None:
             raise subprocess.TimeoutExpired("export", seconds)
 
@@ -57,7 +60,7 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[Child]:
 def complete(folder: Path, *steps: int) -> None:
     for step in steps:
         (folder / step_folder(step)).mkdir(parents=True)
-        (folder / step_folder(step) / FILE_NAME).write_text("{}")
+        write_metadata(folder / step_folder(step), CheckpointMetadata(model={}, step=step))
 
 
 def test_one_at_a_time_and_only_finished_ones(tmp_path: Path, children: list[Child]) -> None:
@@ -89,6 +92,28 @@ def test_an_export_that_cannot_begin_is_told_and_not_raised(
     exports.ask(step_folder(2))
     assert not children and exports.names() == set()
     assert told[0].startswith("export of step_00000002 cannot begin")
+
+
+def test_exports_of_weights_that_the_run_left_are_set_aside(
+    tmp_path: Path, children: list[Child]
+) -> None:
+    told: list[str] = []
+    exports = BackgroundExports(tmp_path, "t.model", told.append)
+    complete(exports.checkpoints, 2, 4, 6, 8)
+    for step in (2, 4):
+        (exports.folder / step_folder(step)).mkdir(parents=True)
+        for name in ("config.json", "modeling_dream.py"):
+            (exports.folder / step_folder(step) / name).touch()
+    (exports.folder / step_folder(9)).mkdir()  # somebody else's
+    exports.ask(step_folder(6))
+    exports.ask(step_folder(8))
+    exports.leave(3)
+    assert children[0].returncode == -9 and exports.names() == set()
+    left = sorted(path.name for path in exports.folder.iterdir() if path.is_dir())
+    assert left == ["step_00000002", "step_00000004.left", "step_00000009"]
+    exports.ask(step_folder(6))
+    exports.leave(6)
+    assert exports.names() == {step_folder(6)} and not told
 
 
 def test_what_is_read_or_kept_for_good_is_not_removed(tmp_path: Path) -> None:

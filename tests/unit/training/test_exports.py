@@ -35,6 +35,9 @@ class Background:
     def ask(self, name: str) -> None:
         self.asked.append(name)
 
+    def leave(self, step: int) -> None:
+        self.left_from = step
+
     def tend(self, seconds: float = 0.0) -> bool:
         self.busy -= 1
         return self.busy < 0
@@ -89,6 +92,7 @@ def test_the_newest_that_was_due_is_made_up_for(tmp_path: Path) -> None:
     complete(tmp_path, 10, 20, 25, 30)
     made, _, _ = keeper(tmp_path, step=25)
     assert made._exports.asked == [step_folder(20)]  # type: ignore[union-attr]
+    assert made._exports.left_from == 25  # type: ignore[union-attr]
     (tmp_path / "exports" / step_folder(20)).mkdir(parents=True)
     made, _, _ = keeper(tmp_path, step=25)
     assert made._exports.asked == []  # type: ignore[union-attr]
@@ -96,9 +100,9 @@ def test_the_newest_that_was_due_is_made_up_for(tmp_path: Path) -> None:
 
 def test_checkpoints_between_are_not_exported(tmp_path: Path) -> None:
     made, _, _ = keeper(tmp_path)
-    for step in (5, 10, 15):
-        made.saved(step_folder(step), step)
-    assert made._exports.asked == [step_folder(10)]  # type: ignore[union-attr]
+    for last, step in ((0, 5), (5, 10), (10, 15), (15, 21)):  # the save of 20 had to wait
+        made.saved(step_folder(step), step, last)
+    assert made._exports.asked == [step_folder(10), step_folder(21)]  # type: ignore[union-attr]
 
 
 def test_the_end_waits_for_the_last_one_in_rounds(tmp_path: Path) -> None:

@@ -62,10 +62,14 @@ def test_numbers_that_are_not_finite_become_null(tmp_path):
 def test_a_full_disk_is_said_once_and_the_loss_told_afterwards(tmp_path, capfd):
     log = RunLog(tmp_path, LoggingConfig(), 10, enabled=True)
     log.event("start", 0)
+    heard = []
+    log.listen(heard.append)
     with files_end_at((tmp_path / "log.jsonl").stat().st_size + 5):
         for step in range(3):
             log.event("step", step)
     assert capfd.readouterr().err.count("cannot be written") == 1
+    # Whoever listens is told at once: there may never be room again.
+    assert [one.get("kind") for one in heard] == ["log_lost", None, None, None]
     log.event("step", 3)
     log.close()
     events = read_log(tmp_path)

@@ -37,7 +37,7 @@ def write(path: Path, *lines: dict[str, Any]) -> Path:
 def model(monkeypatch: pytest.MonkeyPatch) -> TinyModel:
     tiny = TinyModel(seed=2)
     sampler = Sampler(tiny, LetterTokenizer(), 64)  # type: ignore[arg-type]
-    monkeypatch.setattr(sample_command, "load_model", lambda path: sampler)
+    monkeypatch.setattr(sample_command, "load_model", lambda *_: sampler)
     return tiny
 
 

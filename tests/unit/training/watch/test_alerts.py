@@ -70,6 +70,11 @@ def test_a_receiver_that_hangs_holds_nothing_up(
     assert time.monotonic() - began < 20  # a thousand time-outs would be 300 seconds
     alerts.close(0.1)
     assert time.monotonic() - began < 25
+    said = ""
+    while "alerts: webhook failed" not in said:  # or else the next test would hear it
+        assert time.monotonic() - began < 60
+        time.sleep(0.02)
+        said += capfd.readouterr().err
 
 
 @pytest.mark.parametrize("code", [404, 500])

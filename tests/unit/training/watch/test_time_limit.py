@@ -68,6 +68,9 @@ def test_the_earlier_limit_counts_and_slurm_may_extend_its_own(
     assert limit.end == NOW + 5000
     now[0] = 4995.0
     assert limit.is_reached(10.0, 0.0) and len(asked) == 1, "not asked at every step"
+    at_once = TimeLimit(WatchConfig(time_limit_margin_seconds=0), NOW, NOW + 1000, ask)
+    now[0] = moments[0] = 999.0
+    assert not at_once.is_reached(10.0, 0.0), "asked although it has only begun"
     own = TimeLimit(WatchConfig(time_limit_minutes=1), NOW, NOW + 1000, ask)
     assert own.end == NOW + 60
 
@@ -81,7 +84,10 @@ def program(folder: Path, name: str, text: str) -> None:
 def test_slurm_says_when_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/usr/bin:/bin")
     assert slurm_end({}) is None
-    assert slurm_end({"SLURM_JOB_ID": "7", "SLURM_JOB_END_TIME": "1700000060"}) == NOW + 60
+    now = time.time()
+    assert slurm_end({"SLURM_JOB_ID": "7", "SLURM_JOB_END_TIME": str(int(now) + 60)}) > now
+    for none in ("0", "1700000060", "UNLIMITED", "INVALID", ""):  # nobody can be asked yet
+        assert slurm_end({"SLURM_JOB_ID": "7", "SLURM_JOB_END_TIME": none}) is None
     program(tmp_path, "squeue", 'test "$3" = 7 && echo 2023-11-14T22:14:20')
     expected = datetime.datetime(2023, 11, 14, 22, 14, 20).timestamp()
     assert slurm_end({"SLURM_JOB_ID": "7"}) == expected
@@ -89,6 +95,9 @@ def test_slurm_says_when_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         program(tmp_path, "squeue", f"echo {answer}")
         program(tmp_path, "scontrol", "echo EndTime=Unknown Deadline=N/A")
         assert slurm_end({"SLURM_JOB_ID": "7"}) is None
+    program(tmp_path, "squeue", 'test "$3" = 7_2 && echo 2023-11-14T22:14:20')
+    array = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}
+    assert slurm_end(array) == expected
     program(tmp_path, "squeue", "exit 1")
     program(tmp_path, "scontrol", "echo '   StartTime=x EndTime=2023-11-14T22:14:20 Deadline=N/A'")
     assert slurm_end({"SLURM_JOB_ID": "7"}) == expected
