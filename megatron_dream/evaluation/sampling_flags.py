@@ -193,7 +193,7 @@ def add_infill_flags(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="with --grow: an end token takes the masks right of it with it (yes)",
     )
-    add_sampling_flags(parser, without=_OF_APPENDED_TOKENS)
+    add_sampling_flags(parser, without=OF_APPENDED_TOKENS)
     _add_outputs(parser)
 
 
@@ -236,7 +236,7 @@ _OF_LENGTHS = (
 # fields of GapConfig: infill --grow
 OF_GROWTH = ("masks", "max_masks", "max_expansions", "eos_closes_right")
 # blocks and caches are of the tokens that are appended; a gap has none
-_OF_APPENDED_TOKENS = (
+OF_APPENDED_TOKENS = (
     "max_new_tokens",
     "block_length",
     "cache",

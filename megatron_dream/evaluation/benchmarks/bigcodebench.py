@@ -17,7 +17,7 @@ from ...errors import DataError
 from ...sandbox import Problem
 from .base import Ask, Benchmark, Json, Task, text_field
 from .chat_prompts import BASE_STOPS, CHAT_STOPS, code_ask
-from .extract import sanitise
+from .extract import sanitise, untabbed
 
 _RUN = """
 def test_unittest():
@@ -70,6 +70,7 @@ class BigCodeBenchComplete(Benchmark):
         return COMPLETE_STOPS if self.style == "base" else CHAT_STOPS
 
     def _solution(self, task: Task, answer: str) -> str:
+        answer = untabbed(answer)
         text = (task.ask.text or "") + answer if self.style == "base" else answer
         return sanitise(text, str(task.record["entry_point"]))
 

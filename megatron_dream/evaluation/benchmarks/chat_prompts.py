@@ -16,7 +16,7 @@ PREFILL = (
     "Below is a Python script with a self-contained function that solves the problem and passes "
     "corresponding tests:\n```python\n"
 )
-CHAT_STOPS = ("\n```\n", "\n```", "\nif __name__", "\ndef main(", "\nprint(")
+CHAT_STOPS = ("\n```\n", "\nif __name__", "\ndef main(", "\nprint(")
 BASE_STOPS = ("\nif __name__", "\ndef main(", "\nprint(")
 
 

@@ -7,14 +7,15 @@ compared beside the tests, so an answer that is equal to everything gains nothin
 
 from __future__ import annotations
 
+import ast
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from ...sandbox import Problem
 from .base import Ask, Benchmark, Json, Task, cut_at_stops, text_field
-from .extract import parses
 
 PROMPTS = Path(__file__).parent / "prompts"
 END = "[/ANSWER]"
@@ -73,7 +74,7 @@ class CruxEval(Benchmark):
         call = f"f({task.record['input']})"
         is_refused = "f(" not in expression if self.asks_input else call in expression
         program = f"{task.record['code']}\n\ndef answer():\n    return (\n{expression}\n)\n"
-        return "" if is_refused or not parses(f"(\n{expression}\n)") else program
+        return "" if is_refused or not is_expression(expression) else program
 
     def harness_lines(self, task: Task, answers: Sequence[str]) -> list[Json]:
         """One object of the evaluator's dictionary."""
@@ -82,6 +83,25 @@ class CruxEval(Benchmark):
     def harness_text(self, lines: Sequence[Json]) -> str:
         """A dictionary of lists, by the task's name."""
         return json.dumps({line["id"]: line["generations"] for line in lines}, indent=1) + "\n"
+
+
+def is_expression(text: str) -> bool:
+    """Whether it is one expression that can stand behind ``==``: not empty, no tuple without parentheses."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            node = ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return not _is_bare_tuple(node)
+
+
+def _is_bare_tuple(node: ast.expr) -> bool:
+    """Whether it is a tuple without parentheses: its first item begins where it begins itself."""
+    if not isinstance(node, ast.Tuple) or not node.elts:
+        return False
+    first = node.elts[0]
+    return (first.lineno, first.col_offset) == (node.lineno, node.col_offset)
 
 
 class CruxEvalOutput(CruxEval):

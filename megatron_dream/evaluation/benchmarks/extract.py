@@ -44,8 +44,8 @@ def parses(code: str) -> bool:
 def longest_code(text: str) -> str:
     """The run of whole lines that parses and has the most lines that are not empty, the first of equals.
 
-    Runs are tried from the longest on, so that a program without prose around it is parsed once. After
-    20,000 runs the longest found so far is taken: answers of a thousand lines of prose are none.
+    Runs are tried from the longest on, so that a program without prose around it is parsed once. Where
+    20,000 runs do not parse, the first fenced block is looked through in place of the whole text.
     """
     lines = text.split("\n")
     filled = [bool(line.strip()) for line in lines]
@@ -66,7 +66,8 @@ def longest_code(text: str) -> str:
         code = "\n".join(lines[begin:end])
         if parses(code):
             return code
-    return lines[0]
+    block = first_block(text)
+    return longest_code(block) if len(block) < len(text) and len(runs) > _MAX_TRIES else lines[0]
 
 
 def sanitise(text: str, entry_point: str | None = None) -> str:
@@ -93,6 +94,11 @@ def sanitise(text: str, entry_point: str | None = None) -> str:
         definitions = {name: node for name, node in definitions.items() if name in reached}
     parts = [_source(code, node) for node in (*imports, *definitions.values())]
     return "\n".join(parts).strip() or code
+
+
+def untabbed(answer: str) -> str:
+    """With four spaces for a tab, as EvalPlus and BigCodeBench take answers: prompts are indented so."""
+    return answer.replace("\t", "    ")
 
 
 def _definitions(body: list[ast.stmt]) -> dict[str, ast.stmt]:

@@ -13,7 +13,7 @@ from ...errors import DataError
 from ...sandbox import ProblemError, problem_of
 from .base import Ask, Benchmark, Json, Task, text_field
 from .chat_prompts import BASE_STOPS, CHAT_STOPS, code_ask
-from .extract import sanitise
+from .extract import sanitise, untabbed
 from .plus import plus_problem
 
 BASE_ENDS = (*BASE_STOPS, "\ndef ", "\nclass ", "\nimport ", "\nfrom ", "\nassert ")
@@ -44,6 +44,7 @@ class HumanEval(Benchmark):
     def program(self, task: Task, answer: str) -> str:
         """Sanitised: what the entry point needs of prompt and completion, or of the answer."""
         entry_point = str(task.record["entry_point"])
+        answer = untabbed(answer)
         text = (task.ask.text or "") + answer if self.style == "base" else answer
         return sanitise(text, entry_point)
 

@@ -21,6 +21,16 @@ from .base import Ask, Benchmark, Json, Task, text_field
 from .extract import last_block
 
 FIRST, LAST = datetime.date(2024, 10, 1), datetime.date(2025, 5, 31)
+_STARRED = ("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random",
+            "statistics", "itertools", "functools", "operator", "io", "sys", "json")  # fmt: skip
+# LiveCodeBench's import_string (lcb_runner/evaluation/testing_util.py): starter code names List unimported.
+PRELUDE = "\n".join(
+    (
+        *(f"from {name} import *" for name in (*_STARRED, "builtins", "typing")),
+        *(f"import {name}" for name in _STARRED),
+        "sys.setrecursionlimit(50000)",
+    )
+)
 _LARGEST = 1 << 30  # bytes of a task's tests, unpacked
 _STARTER = (
     "You will use the following starter code to write the solution to the problem and enclose your code "
@@ -68,8 +78,9 @@ class LiveCodeBench(Benchmark):
         return Task(name, Ask(messages=(message,)), problem, record)
 
     def program(self, task: Task, answer: str) -> str:
-        """The last fenced block."""
-        return last_block(answer)
+        """The last fenced block, behind the imports that the benchmark puts before every program."""
+        block = last_block(answer)
+        return f"{PRELUDE}\n{block}" if block.strip() else ""
 
     def harness_lines(self, task: Task, answers: Sequence[str]) -> list[Json]:
         """What its custom evaluator reads."""

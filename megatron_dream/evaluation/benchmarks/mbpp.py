@@ -15,7 +15,7 @@ from ...errors import DataError
 from ...sandbox import Problem
 from .base import Ask, Benchmark, Json, Task, text_field
 from .chat_prompts import BASE_STOPS, CHAT_STOPS, code_ask
-from .extract import first_block, sanitise
+from .extract import sanitise, untabbed
 from .plus import plus_problem
 
 PREFIX = "Here is the completed function:\n```python\n"
@@ -47,7 +47,10 @@ class Mbpp(Benchmark):
         if not isinstance(tests, list) or not tests or not all(isinstance(t, str) for t in tests):
             raise DataError(f"{where}: field 'test_list' is to be a list of assertions.")
         code = text_field(record, "code", where)
-        functions = called_functions(code, tests)
+        try:
+            functions = called_functions(code, tests)
+        except SyntaxError as error:
+            raise DataError(f"{where}: its code or a test is no Python ({error}).") from None
         if not functions:
             raise DataError(f"{where}: its assertions call no function of 'code'; mend the record.")
         imports = record.get("test_imports") or []
@@ -91,8 +94,8 @@ class Mbpp(Benchmark):
         return (*BASE_STOPS, "```", '\n"""', "\nassert") if self.style == "base" else CHAT_STOPS
 
     def program(self, task: Task, answer: str) -> str:
-        """Sanitised; a fence that the model opened itself is taken off first."""
-        return sanitise(first_block(answer), str(task.record["entry_point"]))
+        """Sanitised, which takes off a fence that the model opened itself."""
+        return sanitise(untabbed(answer), str(task.record["entry_point"]))
 
     def harness_lines(self, task: Task, answers: Sequence[str]) -> list[Json]:
         """EvalPlus's: ``task_id`` and the whole ``solution``."""
@@ -125,7 +128,7 @@ def _base_ask(text: str, tests: Sequence[str]) -> Ask:
 
 
 def called_functions(code: str, tests: Sequence[str]) -> tuple[str, ...]:
-    """Functions and classes of ``code`` that ``tests`` call, the first called one first."""
+    """Functions of ``code`` that ``tests`` call, the first called one first."""
     defined = {
         node.name
         for node in ast.parse(code).body

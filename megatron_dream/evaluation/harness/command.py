@@ -12,10 +12,10 @@ from ... import __version__
 from ...errors import ConfigError, DataError
 from ...files import atomic_write, sha256_file, write_json
 from ...launcher import launched
-from ...sandbox import Judging, Outcome
+from ...sandbox import Judging
 from ...sandbox.engine import Isolation
 from ..benchmarks.base import Benchmark, Style, Task
-from ..benchmarks.registry import benchmark
+from ..benchmarks.registry import BENCHMARKS, benchmark
 from ..sample_command import check_options
 from .evaluators import (
     compare,
@@ -56,6 +56,7 @@ class Evaluation:
     gap: str = "grow"
     references: bool = False
     mc_num: int = 128
+    weights: str | None = None
     evaluators: Path | None = None
     evaluators_open: bool = False
     workers: int | None = None
@@ -67,9 +68,13 @@ class Evaluation:
         """The published settings with what was given; one for each number of steps."""
         base = published(name, self.style).with_options(self.sampling)
         base = dataclasses.replace(base, gap=self.gap, num_samples=self.samples, seed=self.seed)
-        if not self.steps:
+        if not self.steps or self.has_no_steps(name):
             return [base]
         return [base.with_options({"steps": steps}) for steps in self.steps]
+
+    def has_no_steps(self, name: str) -> bool:
+        """Whether ``--steps`` has no say: models from left to right, and gaps that grow."""
+        return self.goes_left_to_right or (BENCHMARKS[name].is_infilling and self.gap == "grow")
 
     @property
     def goes_left_to_right(self) -> bool:
@@ -106,7 +111,7 @@ def run_eval(*, model: Path, sampling: Json | None = None, **options: Any) -> in
     if wanted.references:
         return _references(wanted, benchmarks)
     place = _place()
-    loaded = _Loaded(wanted.model)
+    loaded = _Loaded(wanted.model, wanted.weights)
     results: dict[str, list[Result]] = {}
     for name in ours:
         results[name] = []
@@ -126,13 +131,13 @@ def run_eval(*, model: Path, sampling: Json | None = None, **options: Any) -> in
 class _Loaded:
     """The model, loaded when it is first asked for: a finished evaluation is scored without it."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, weights: str | None) -> None:
+        self.path, self.weights = path, weights
         self._model: Model | None = None
 
     def model(self) -> Model:
         if self._model is None:
-            self._model = open_model(self.path)
+            self._model = open_model(self.path, self.weights)
         return self._model
 
 
@@ -198,9 +203,9 @@ def _measure(
 ) -> Result | None:
     """Generate, judge and score one benchmark under one setting; None on ranks that only generate."""
     kind, tasks, file = chosen
-    steps = None if wanted.goes_left_to_right else settings.sampling.get("steps")
+    steps = None if wanted.has_no_steps(kind.name) else settings.sampling.get("steps")
     folder = wanted.output / kind.name
-    if len(wanted.steps) > 1:
+    if len(wanted.steps) > 1 and not wanted.has_no_steps(kind.name):
         folder = folder / f"steps-{settings.sampling['steps']}"
     folder.mkdir(parents=True, exist_ok=True)
     if place.rank == 0:
@@ -232,10 +237,12 @@ def _judge(
         write_json(folder / "unjudged.json", judged.unjudged)
     _compare(wanted, kind, tasks, folder, exported, judged.lines)
     scores = score(judged.lines, len(judged.unjudged))
+    if scores is None and judged.lines:
+        return Result(None, steps, "no sample could be judged", len(judged.lines))
     if scores is None:
         return Result(None, steps, f"left to its own evaluator: {exported.name}")
     write_json(folder / "scores.json", scores.to_json())
-    return Result(scores, steps)
+    return Result(scores, steps, num_lost=scores.num_lost)
 
 
 def _identity(wanted: Evaluation, kind: Benchmark, settings: Settings, file: Path) -> Json:
@@ -244,6 +251,7 @@ def _identity(wanted: Evaluation, kind: Benchmark, settings: Settings, file: Pat
         "benchmark": kind.name,
         "style": kind.style,
         "model": fingerprint(wanted.model),
+        "weights": wanted.weights,
         "problems": sha256_file(file),
         "limit": wanted.limit,
         "batch_size": wanted.batch_size,
@@ -288,6 +296,8 @@ def _lm_eval(wanted: Evaluation, names: Sequence[str]) -> dict[str, Estimate]:
         task = full.removeprefix("lm_eval:")
         shots, sampling = published_arguments(task)
         arguments = {"mc_num": wanted.mc_num, "seed": wanted.seed, **sampling, **wanted.sampling}
+        if wanted.weights is not None:
+            arguments["weights"] = wanted.weights
         try:
             found |= run_lm_eval(
                 overlay,
@@ -321,8 +331,7 @@ def _report(
     with atomic_write(wanted.output / "results.md") as stream:
         stream.write(text)
     print(text)
-    scored = [r.scores for found in results.values() for r in found if r.scores is not None]
-    lost = sum(s.outcomes.get(Outcome.INFRASTRUCTURE.value, 0) for s in scored)
+    lost = sum(result.num_lost for found in results.values() for result in found)
     if lost:
         print(f"{lost} samples could not be judged and are in no score; run the command again.")
     return int(lost > 0)

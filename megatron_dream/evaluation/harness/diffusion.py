@@ -24,12 +24,13 @@ from ...sampling.text import cut_at_eos
 from ..benchmarks.base import Task
 from ..generate import sampling_config
 from ..sampler import Sampler, load_model
+from ..sampling_flags import OF_APPENDED_TOKENS
 from .flops import Shape, forward_flops
 from .models import Made, Model, Row
 from .settings import Settings
 
 # What a gap that grows has no use for (sampling/infill.py).
-_OF_CANVAS = ("max_new_tokens", "steps", "cache", "block_length", "pad_penalty")
+_OF_CANVAS = (*OF_APPENDED_TOKENS, "steps", "pad_penalty")
 
 
 class DiffusionModel(Model):
@@ -46,9 +47,9 @@ class DiffusionModel(Model):
             self.shape = Shape.of_huggingface(config)
 
     @classmethod
-    def load(cls, path: Path) -> DiffusionModel:
+    def load(cls, path: Path, weights: str | None = None) -> DiffusionModel:
         """See ``load_model``; models without our remote code get masks as public Dream takes them."""
-        sampler = load_model(path)
+        sampler = load_model(path, weights)
         if not sampler.is_checkpoint and not hasattr(sampler.model, "sampler_states"):
             sampler.model = PublicDream(sampler.model)
         return cls(sampler)
@@ -99,7 +100,8 @@ class DiffusionModel(Model):
         options = dict(settings.sampling)
         if tasks[0].ask.gap is not None:
             options = {k: v for k, v in options.items() if k not in _OF_CANVAS}
-            steps = max(row.num_masks for row in rows)
+            masks_left = max(row.num_masks for row in rows)
+            steps = min(settings.sampling.get("steps") or masks_left, masks_left)
             options |= {"max_new_tokens": 0, "steps": steps}
             options["forbidden_token_ids"] = [tokenizer.expand_id]
         config = sampling_config(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..sampling_flags import add_sampling_flags
+from ..sampling_flags import add_sampling_flags, add_weights_flag
 
 _OWN = ("steps", "num_return_sequences", "seed", "forbidden_token_ids", "compat")
 
@@ -17,6 +17,7 @@ def add_eval_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "model", metavar="MODEL", type=Path, help="checkpoint, exported folder, Hugging Face folder"
     )
+    add_weights_flag(parser)
     add("--suite", required=True, metavar="NAME", help="paper, a group, or a benchmark")
     add("--style", required=True, choices=("base", "instruct"), help="kind of prompts")
     add("--data", "--problems", type=Path, required=True, dest="data", metavar="FOLDER",

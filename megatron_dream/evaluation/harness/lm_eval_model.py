@@ -57,6 +57,7 @@ class MegatronDream(LM):
         max_length: int = 2048,
         device: str | None = None,  # lm_eval passes it on; ours is the process's
         max_batch_size: int | None = None,
+        weights: str | None = None,
         **sampling: Any,
     ) -> None:
         super().__init__()
@@ -65,7 +66,7 @@ class MegatronDream(LM):
         if launch.world_size > 1:
             parallel.start(ParallelConfig())
         self._device = current_device()
-        self.model = DiffusionModel.load(Path(pretrained))
+        self.model = DiffusionModel.load(Path(pretrained), weights)
         self.sampler = self.model.sampler
         self._size, self._seed = int(batch_size), int(seed)
         self._mc_num, self._draws = int(mc_num), draws

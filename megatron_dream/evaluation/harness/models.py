@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...checkpoint.metadata import FILE_NAME
-from ...errors import ModelFolderError
+from ...errors import ConfigError, ModelFolderError
 from ..benchmarks.base import Task
 from .flops import Shape
 from .settings import Settings
@@ -94,21 +94,26 @@ def is_autoregressive(folder: Path) -> bool:
     return any(name.endswith("ForCausalLM") for name in config.get("architectures") or ())
 
 
-def open_model(path: Path) -> Model:
+def open_model(path: Path, weights: str | None = None) -> Model:
     """Load a model on this process's device.
 
     Raises:
         ModelFolderError: no model is there, or of no kind that can be measured.
         CheckpointError: a checkpoint is damaged, or was never adapted to diffusion.
+        ConfigError: its weights cannot be had as ``weights`` says.
     """
     is_folder = (path / "config.json").is_file() and not (path / FILE_NAME).is_file()
     if is_folder and is_autoregressive(path):
+        if weights is not None:
+            raise ConfigError(
+                f"--weights {weights} is for folders that export-hf wrote; leave it out."
+            )
         from .autoregressive import AutoregressiveModel
 
         return AutoregressiveModel.load(path)
     from .diffusion import DiffusionModel
 
-    return DiffusionModel.load(path)
+    return DiffusionModel.load(path, weights)
 
 
 def fingerprint(path: Path) -> str:

@@ -6,6 +6,7 @@ have another number of ranks. A line that a kill cut off is removed.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -20,6 +21,11 @@ from ...files import write_json
 Json = dict[str, Any]
 Key = tuple[str, int]
 RUN_FILE = "run.json"
+_NO_LOCKS = (
+    errno.ENOSYS,
+    errno.ENOTSUP,
+    errno.ENOLCK,
+)  # file systems without locks, as Lustre may be
 
 
 class SampleFile:
@@ -38,11 +44,14 @@ class SampleFile:
         self._stream = open(self.path, "ab+")
         try:
             fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             self._stream.close()
             raise ConfigError(
                 f"{self.path} is being written by another evaluation; wait, or give another --output."
             ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
         _mend(self.path)
 
     def append(self, lines: Iterable[Json]) -> None:
@@ -103,6 +112,10 @@ def check_run(folder: Path, wanted: Json) -> None:
     """
     path = folder / RUN_FILE
     if not path.exists():
+        if any(folder.glob("samples.[0-9]*.jsonl")):
+            raise ConfigError(
+                f"{folder} holds samples without {RUN_FILE}, which says of what; give another --output."
+            )
         write_json(path, wanted)
         return
     try:

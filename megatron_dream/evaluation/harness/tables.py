@@ -25,11 +25,13 @@ class Result:
         scores: None where nothing could be scored.
         steps: of the schedule; None: it has none.
         note: why something is missing.
+        num_lost: samples whose judgement failed for no fault of theirs.
     """
 
     scores: Scores | None
     steps: int | None = None
     note: str = ""
+    num_lost: int = 0
 
 
 Results = Mapping[str, Sequence[Result]]

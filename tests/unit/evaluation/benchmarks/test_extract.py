@@ -12,6 +12,7 @@ from megatron_dream.evaluation.benchmarks.extract import (
     longest_code,
     parses,
     sanitise,
+    untabbed,
 )
 
 PROSE = "Here is how it is done, step by step:\n\nFirst we add.\n"
@@ -81,6 +82,17 @@ def test_fenced_blocks():
     assert (first_block(text), last_block(text)) == ("first\n", "second")
     assert first_block("```python\nopen") == "open"
     assert (first_block("plain"), last_block("plain"), last_block("```\nopen")) == ("plain", "", "")
+
+
+def test_a_program_under_much_prose_is_found_in_its_block():
+    """More runs than are tried; none that is longer than the program parses."""
+    text = "so it goes (\n" * 300 + f"```python\n{PROGRAM}```\n"
+    assert "def add" in sanitise(text, "add")
+
+
+def test_tabs_are_spaces_behind_a_prompt_that_is_indented_by_spaces():
+    answer = "    x = a\n\treturn x + b\n"
+    assert parses(untabbed("def add(a, b):\n" + answer)) and not parses("def add(a, b):\n" + answer)
 
 
 ANSWERS = [

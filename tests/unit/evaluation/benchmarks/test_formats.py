@@ -1,6 +1,7 @@
 """Every benchmark reads its own format, and its reference solutions pass by the way that answers go."""
 
 import base64
+import dataclasses
 import gzip
 import json
 import pickle
@@ -9,6 +10,8 @@ import zlib
 import pytest
 
 from megatron_dream.errors import ConfigError, DataError
+from megatron_dream.evaluation.benchmarks.base import cut_at_stops
+from megatron_dream.evaluation.benchmarks.cruxeval import is_expression
 from megatron_dream.evaluation.benchmarks.livecodebench import LiveCodeBench
 from megatron_dream.evaluation.benchmarks.plus_inputs import deserialise
 from megatron_dream.evaluation.benchmarks.registry import BENCHMARKS, benchmark
@@ -291,3 +294,64 @@ def test_missing_files_and_names_are_told(tmp_path):
         benchmark("nothing", "base")
     with pytest.raises(DataError, match="no prompts for base"):
         benchmark("livecodebench", "base")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "\n```python\ndef add(a, b):\n    return a + b\n```\nDone.",  # a fence of its own after a line feed
+        "def add(a, b):\n    return a + b\n```",
+        "def add(a, b):\n\treturn a + b\n",
+    ],
+)
+@pytest.mark.parametrize("name", ["humaneval", "mbpp", "humaneval_plus"])
+def test_a_chat_models_fence_costs_no_program(data, name, answer):
+    kind = benchmark(name, "instruct")
+    (task, *_) = kind.tasks(data)
+    task = dataclasses.replace(task, record={**task.record, "entry_point": "add"})
+    program = kind.program(task, cut_at_stops(answer, task.stops))
+    assert program == "def add(a, b):\n    return a + b"
+
+
+@pytest.mark.parametrize(
+    "answer, passes",
+    [("()", True), ("tuple()", True), ("", False), ("# nothing", False), ("(), 2", False)],
+)
+def test_an_empty_answer_is_no_empty_tuple(tmp_path, judge, answer, passes):
+    """CRUXEval's evaluator puts an answer behind ``==``, where nothing is no expression."""
+    record = {"id": "s", "code": "def f(x):\n    return ()", "input": "1", "output": "()"}
+    (tmp_path / "cruxeval.jsonl").write_text(json.dumps(record) + "\n")
+    kind = benchmark("cruxeval_output_direct", "base")
+    tasks = kind.tasks(tmp_path)
+    samples = {("s", 0): {"task_id": "s", "sample_index": 0, "answer": answer}}
+    (line,) = judge_samples(kind, tasks, samples, judge, quiet=True).lines
+    assert line["passed"] == passes
+    if not passes:
+        assert line["outcome"] == "format"
+
+
+def test_expressions_stand_alone():
+    for text in ("(1, 2)", "()", "[1,\n 2]", "f(1) + (2, 3)", "1  # one", "((1, 2), 3)"):
+        assert is_expression(text), text
+    for text in ("", "1, 2", "(1), 2", "(1, 2), 3", "1)\nimport os\n(2", "x = 1", "*a, b"):
+        assert not is_expression(text), text
+
+
+def test_livecodebench_programs_have_its_imports(data, judge):
+    """The starter code names List, heapq's functions and others without importing them."""
+    kind = benchmark("livecodebench", "instruct")
+    (task,) = (task for task in kind.tasks(data) if task.problem.kind == "function")
+    code = (
+        "class Solution:\n    def join(self, xs: List[int], x: Optional[int]) -> List[int]:\n"
+        "        return list(accumulate(xs))[:0] + sorted([*xs]) + [x]"
+    )
+    samples = {(task.id, 0): {"task_id": task.id, "sample_index": 0, "answer": f"```\n{code}\n```"}}
+    (line,) = judge_samples(kind, [task], samples, judge, quiet=True).lines
+    assert line["passed"], line
+    assert kind.program(task, "no fence") == kind.program(task, "```\n\n```") == ""
+
+
+def test_a_record_that_is_no_python_is_told(tmp_path):
+    (tmp_path / "mbppplus.jsonl").write_text(json.dumps({**MBPP_HUB, "code": "def add("}) + "\n")
+    with pytest.raises(DataError, match="record 1: its code or a test is no Python"):
+        benchmark("mbpp", "base").tasks(tmp_path)

@@ -1,5 +1,9 @@
 """Generation resumes: no sample twice, none lost, the same bytes whatever was killed, on any ranks."""
 
+import contextlib
+import dataclasses
+import errno
+import fcntl
 import json
 import os
 import threading
@@ -8,11 +12,15 @@ import pytest
 
 from megatron_dream.errors import ConfigError, DataError
 from megatron_dream.evaluation.benchmarks.base import Ask, Task
+from megatron_dream.evaluation.benchmarks.registry import benchmark
+from megatron_dream.evaluation.harness import command
+from megatron_dream.evaluation.harness.command import Evaluation
 from megatron_dream.evaluation.harness.flops import Shape
 from megatron_dream.evaluation.harness.models import Made, Model, Row
 from megatron_dream.evaluation.harness.records import SampleFile, check_run, read_samples
 from megatron_dream.evaluation.harness.run import Place, generate, plan_batches, seed_of
 from megatron_dream.evaluation.harness.settings import Settings, published
+from megatron_dream.sandbox import Outcome, Problem, Verdict
 
 TASKS = [Task(f"t{n}", Ask(text="x" * (n % 5)), None) for n in range(11)]
 SETTINGS = Settings(sampling={"max_new_tokens": 4}, num_samples=3, seed=7)
@@ -170,3 +178,61 @@ def test_settings_are_the_published_ones():
     for wrong in ({"gap": "wide"}, {"gap": "0"}, {"num_samples": 0}, {"seed": -1}):
         with pytest.raises(ConfigError, match="--"):
             Settings(**wrong)
+
+
+def test_samples_of_nobody_knows_what_are_not_continued(tmp_path):
+    (tmp_path / "samples.00000.jsonl").write_text("")
+    with pytest.raises(ConfigError, match=r"samples without run.json"):
+        check_run(tmp_path, {"seed": 1})
+
+
+@pytest.mark.parametrize(
+    "code, is_fatal", [(errno.ENOSYS, False), (errno.ENOLCK, False), (errno.EIO, True)]
+)
+def test_file_systems_without_locks(tmp_path, monkeypatch, code, is_fatal):
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OSError, match=os.strerror(code)) if is_fatal else contextlib.nullcontext():
+        with SampleFile(tmp_path, 0) as file:
+            file.append([{"task_id": "a", "sample_index": 0}])
+        assert list(read_samples(tmp_path)) == [("a", 0)]
+
+
+def test_steps_are_rows_only_where_they_have_a_say(tmp_path):
+    common = {
+        "model": tmp_path,
+        "suite": "x",
+        "style": "base",
+        "data": tmp_path,
+        "output": tmp_path,
+    }
+    wanted = Evaluation(**common, steps=(4, 8))
+    assert [s.sampling["steps"] for s in wanted.settings("humaneval")] == [4, 8]
+    assert len(wanted.settings("infilling_single")) == 1  # the gap grows, a token a step
+    oracle = dataclasses.replace(wanted, gap="oracle").settings("infilling_single")
+    assert [s.sampling["steps"] for s in oracle] == [4, 8]
+
+
+class Lost:
+    """A judge whose places are all down."""
+
+    def verdicts(self, programs):
+        return (Verdict(Outcome.INFRASTRUCTURE, detail="no place") for _ in programs)
+
+
+def test_an_evaluation_of_which_every_judgement_is_lost_does_not_end_well(tmp_path, capsys):
+    problem = Problem("HumanEval/0", "function", tests="", functions=("f",))
+    record = {"entry_point": "f", "prompt": "def f():\n"}
+    task = Task(problem.task_id, Ask(text=record["prompt"]), problem, record)
+    with SampleFile(tmp_path, 0) as file:
+        file.append(
+            {"task_id": task.id, "sample_index": n, "answer": "    return 1\n"} for n in range(2)
+        )
+    wanted = Evaluation(tmp_path, "humaneval", "base", tmp_path, tmp_path)
+    kind = benchmark("humaneval", "base")
+    result = command._judge(wanted, kind, [task], tmp_path, Lost(), 4)
+    assert (result.scores, result.num_lost, result.note) == (None, 2, "no sample could be judged")
+    assert command._report(wanted, {"humaneval": [result]}, {}) == 1
+    assert "2 samples could not be judged" in capsys.readouterr().out
