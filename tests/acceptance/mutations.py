@@ -203,6 +203,27 @@ BROKEN = (
         ("tests/unit/evaluation/benchmarks/test_formats.py",),
     ),
     Broken(
+        "eval: CRUXEval's empty answer is an empty tuple",
+        "megatron_dream/evaluation/benchmarks/cruxeval.py",
+        'ast.parse(text, mode="eval")',
+        'ast.parse(f"(\\n{text}\\n)", mode="eval")',
+        ("tests/unit/evaluation/benchmarks/test_formats.py",),
+    ),
+    Broken(
+        "eval: LiveCodeBench's programs without its imports",
+        "megatron_dream/evaluation/benchmarks/livecodebench.py",
+        'f"{PRELUDE}\\n{block}"',
+        "block",
+        ("tests/unit/evaluation/benchmarks/test_formats.py",),
+    ),
+    Broken(
+        "eval: lost judgements end well",
+        "megatron_dream/evaluation/harness/command.py",
+        "return int(lost > 0)",
+        "return 0",
+        ("tests/unit/evaluation/harness/test_run.py",),
+    ),
+    Broken(
         "widths of the first micro-batch for all",
         "megatron_dream/data/loader.py",
         "for n in self.ordinals(number)))",
