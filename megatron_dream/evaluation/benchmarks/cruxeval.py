@@ -86,22 +86,14 @@ class CruxEval(Benchmark):
 
 
 def is_expression(text: str) -> bool:
-    """Whether it is one expression that can stand behind ``==``: not empty, no tuple without parentheses."""
+    """Whether it can stand behind ``==`` as a whole: not empty, no tuple without parentheses."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            node = ast.parse(text, mode="eval").body
+            node = ast.parse(f"0 == {text}", mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
-    return not _is_bare_tuple(node)
-
-
-def _is_bare_tuple(node: ast.expr) -> bool:
-    """Whether it is a tuple without parentheses: its first item begins where it begins itself."""
-    if not isinstance(node, ast.Tuple) or not node.elts:
-        return False
-    first = node.elts[0]
-    return (first.lineno, first.col_offset) == (node.lineno, node.col_offset)
+    return not isinstance(node, ast.Tuple)
 
 
 class CruxEvalOutput(CruxEval):
