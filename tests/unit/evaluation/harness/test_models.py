@@ -1,5 +1,6 @@
 """Models: an export, a public Dream without our code, one from left to right."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -58,6 +59,11 @@ def test_gaps_of_each_kind(model):
     assert row.num_masks == 5 and row.suffix[-1] == model.sampler.tokenizer.eos_id
     (made,) = model.answer([row], [1], [task], fixed)
     assert made.num_tokens <= 5
+    fast = dataclasses.replace(
+        fixed, sampling={**fixed.sampling, "steps": 2, "cuda_graphs": "auto"}
+    )
+    (made,) = model.answer([row], [1], [task], fast)
+    assert made.num_forward <= 2 and len(set(made.opened)) <= 2
     growing = Settings(sampling={"temperature": 0.0, "alg": "entropy"})
     row = model.encode(task, growing)
     (made,) = model.answer([row], [1], [task], growing)
@@ -134,6 +140,13 @@ def left_to_right(tmp_path_factory, shared_data):
 def test_which_folders_go_from_left_to_right(export, left_to_right):
     assert is_autoregressive(Path(left_to_right)) and not is_autoregressive(export)
     assert json.loads((left_to_right / "config.json").read_text())["model_type"] == "qwen2"
+
+
+def test_weights_of_a_kind_are_for_exports(export, left_to_right):
+    wanted = open_model(export, "bf16").sampler.model.lm_head.weight.dtype
+    assert wanted == torch.bfloat16
+    with pytest.raises(ConfigError, match="--weights fp8 is for folders that export-hf wrote"):
+        open_model(left_to_right, "fp8")
 
 
 def test_greedy_answers_are_those_of_generate(left_to_right):
