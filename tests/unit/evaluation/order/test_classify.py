@@ -62,6 +62,14 @@ def test_structure_that_is_read_first_is_no_sketch() -> None:
     assert found.structure_first > 0.95 and found.label == "left-to-right"
 
 
+def test_a_sketch_is_out_of_reading_order() -> None:
+    """One segment, reached at once, with all its structure in front: only the correlation tells."""
+    layout = Layout(["structure"] * 6 + ["other"] * 10, [0] * 16, is_code=True)
+    found = classify(made.left_to_right(16), layout)
+    assert (found.structure_first, found.coverage) == (1.0, 1.0) and found.deviations > 3
+    assert found.label == "left-to-right"
+
+
 def test_other_tokens_first_are_no_sketch(layout: Layout) -> None:
     steps = made.chosen_first(len(layout.kinds), lambda i: layout.kinds[i] == "other")
     assert label(steps, layout) == "interleaved"
