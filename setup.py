@@ -31,7 +31,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["megatron_dream", "megatron_dream.*"]),
-    package_data={"": ["*.html", "*.css", "*.js", "*.jinja", "*.json", "py.typed"]},
+    package_data={
+        "": ["*.html", "*.css", "*.js", "*.jinja", "*.json", "*.txt", "*.yaml", "py.typed"]
+    },
     python_requires=">=3.11,<3.13",
     install_requires=[
         "megatron-core==0.16.1",

@@ -20,6 +20,7 @@ from megatron_dream.cluster import flags as cluster_flags
 from megatron_dream.data import flags as data_flags
 from megatron_dream.errors import ConfigError, UserError
 from megatron_dream.evaluation import sampling_flags
+from megatron_dream.evaluation.harness import flags as eval_flags
 from megatron_dream.hf import flags as hf_flags
 from megatron_dream.planning import flags as planning_flags
 from megatron_dream.rl import flags as rl_flags
@@ -393,6 +394,12 @@ def _sample(options: argparse.Namespace) -> None:
     run_sample(**_given(options))
 
 
+def _order(options: argparse.Namespace) -> None:
+    from megatron_dream.evaluation.order.command import run_order
+
+    run_order(**_given(options))
+
+
 def _infill(options: argparse.Namespace) -> None:
     from megatron_dream.evaluation.sample_command import run_infill
 
@@ -410,6 +417,17 @@ def _judge(options: argparse.Namespace) -> int:
     from megatron_dream.sandbox import Outcome
 
     return int(judge_files(**_given(options))[Outcome.INFRASTRUCTURE] > 0)
+
+
+def _eval(options: argparse.Namespace) -> int:
+    from megatron_dream.evaluation.harness.command import run_eval
+
+    given = _given(options)
+    sampling = {name: given.pop(name) for name in sampling_flags.SAMPLING_FLAGS if name in given}
+    for name in ("seed", "steps"):  # of the evaluation, not of one call of the sampler
+        if name in sampling:
+            given[name] = sampling.pop(name)
+    return run_eval(**given, sampling=sampling)
 
 
 def _curate(options: argparse.Namespace) -> None:
@@ -513,8 +531,14 @@ VERBS: dict[str, tuple[Handler, Callable[[argparse.ArgumentParser], None], str]]
         sampling_flags.add_sample_flags,
         "complete prompts, and show the order of the tokens",
     ),
+    "order": (
+        _order,
+        sampling_flags.add_order_flags,
+        "tell in which order samples were generated",
+    ),
     "infill": (_infill, sampling_flags.add_infill_flags, "fill the gap between two texts"),
     "chat": (_chat, sampling_flags.add_chat_flags, "talk with a model in the terminal"),
+    "eval": (_eval, eval_flags.add_eval_flags, "measure a model on benchmarks, as the paper does"),
     "judge": (_judge, rl_flags.add_judge_flags, "run programs against tests, shut in"),
     "curate": (_curate, rl_flags.add_curate_flags, "choose the problems that rl is trained on"),
     "serve": (

@@ -2,8 +2,8 @@
 (() => {
   const samples = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
-  const [picks, panels, slider, stepText, play, speed, frames, save, tip] =
-    ["picks", "panels", "slider", "step", "play", "speed", "frames", "save", "tip"].map(byId);
+  const [picks, panels, slider, stepText, play, speed, frames, save, picture, tip] =
+    ["picks", "panels", "slider", "step", "play", "speed", "frames", "save", "picture", "tip"].map(byId);
   const SVG = "http://www.w3.org/2000/svg";
   const FIRST_SHOWN = 3; // side by side before anything is picked
   let shown = [], lastStep = 0, timer = null;
@@ -225,9 +225,10 @@
     }, 1000 / Number(speed.value));
   };
 
-  // ---- GIF: the shown canvases drawn as pictures
+  // ---- GIF and PNG: the shown canvases drawn as pictures
 
   const LINE = 20, PAD = 16, FONT = 13;
+  const SWATCHES = 16, SWATCH = 8; // of the ramp that says which colour is which step
   const ground = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
   const piecesOf = (panel, steps) => [
@@ -272,7 +273,17 @@
     }
   };
 
-  const painter = (counts) => {
+  const drawRamp = (context, left, top) => {
+    for (let i = 0; i < SWATCHES; i += 1) {
+      context.fillStyle = colour((i * lastStep) / (SWATCHES - 1));
+      context.fillRect(left + i * SWATCH, top + 5, SWATCH, LINE - 9);
+    }
+    context.fillStyle = ground("--soft");
+    context.fillText("first to last", left + SWATCHES * SWATCH + 8, top + LINE - 6);
+  };
+
+  // What is shown, after so many steps as it is told; `scale`: pixels of the picture for one of the page.
+  const painter = (counts, scale = 1) => {
     const context = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
     const mono = `${FONT}px "DejaVu Sans Mono", Menlo, Consolas, monospace`;
     const widths = new Map();
@@ -290,23 +301,40 @@
     const tops = rows.map((_, i) => 2 * PAD + LINE
       + rows.slice(0, i).reduce((sum, lines) => sum + (lines + 1) * LINE + 2 * PAD, 0));
     const surface = context.canvas;
-    surface.width = columns * (width + 2 * PAD);
-    surface.height = Math.min(8000,
+    surface.width = scale * columns * (width + 2 * PAD);
+    surface.height = scale * Math.min(8000,
       tops[rows.length - 1] + (rows[rows.length - 1] + 1) * LINE + 2 * PAD);
-    return (steps) => {
+    context.scale(scale, scale); // for good: a new size has reset all of the context
+    context.font = mono;
+    const paint = (steps) => {
       context.fillStyle = ground("--bg");
       context.fillRect(0, 0, surface.width, surface.height);
-      context.font = mono;
       context.fillStyle = ground("--fg");
       context.fillText(`step ${steps} of ${lastStep + 1}`, PAD, PAD + LINE - 6);
+      drawRamp(context, PAD + context.measureText(`step ${lastStep + 1} of ${lastStep + 1}  `).width, PAD);
       shown.forEach((panel, i) => {
         const left = (i % columns) * (width + 2 * PAD) + PAD, top = tops[Math.floor(i / columns)];
         context.fillStyle = ground("--soft");
         context.fillText(nameOf(panel.number), left, top + LINE - 6, width);
         drawPieces(context, layOut(piecesOf(panel, steps), width, measure).placed, left, top + LINE);
       });
-      return context.getImageData(0, 0, surface.width, surface.height);
     };
+    return { surface, paint, pixels: () => context.getImageData(0, 0, surface.width, surface.height) };
+  };
+
+  const download = (blob, name) => {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(blob);
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+  };
+
+  // One picture of the step that is shown, sharp enough to be printed.
+  const savePng = () => {
+    const { surface, paint } = painter([count()], 2);
+    paint(count());
+    surface.toBlob((blob) => download(blob, "samples.png"), "image/png");
   };
 
   const saveGif = async () => {
@@ -317,14 +345,11 @@
     const stride = (lastStep + 1) / (number - 1);
     const delay = (i) => (i === number - 1 ? 250 : Math.max(2, Math.round((100 * stride) / Number(speed.value))));
     save.disabled = true;
-    const paint = painter(counts);
-    const blob = await Gif.encode(number, (i) => paint(counts[i]), delay,
+    const { paint, pixels } = painter(counts);
+    const frame = (i) => { paint(counts[i]); return pixels(); };
+    const blob = await Gif.encode(number, frame, delay,
       (done) => { save.textContent = `${done} of ${number}`; });
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(blob);
-    link.download = "samples.gif";
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+    download(blob, "samples.gif");
     save.textContent = "Save GIF";
     save.disabled = false;
   };
@@ -339,6 +364,7 @@
   slider.addEventListener("input", () => { stop(); draw(count()); });
   speed.addEventListener("change", () => { if (timer !== null) { stop(); start(); } });
   save.addEventListener("click", () => { stop(); saveGif(); });
+  picture.addEventListener("click", () => { stop(); savePng(); });
   show(samples.map((_, number) => number).slice(0, FIRST_SHOWN));
   if (location.hash === "#play") {
     draw(0);

@@ -16,6 +16,7 @@ from ..sampling.infill import GapConfig, check_growing
 from ..sampling.sampling_config import SamplingConfig
 from .generate import Sample, encode_prompts, generate, sampling_config
 from .growing import fill
+from .order.record import write_history
 from .page import write_page
 from .prompts import DEFAULT_MARK, Gap, Json, Prompt, read_gaps, read_prompts
 from .sampler import load_model
@@ -34,6 +35,7 @@ def run_sample(
     chat: bool = False,
     output: Path | None = None,
     page: Path | None = None,
+    history: Path | None = None,
     batch_size: int | None = None,
     weights: str | None = None,
     **options: Any,
@@ -49,6 +51,7 @@ def run_sample(
         output: JSON lines, one a sample: the prompt's record with ``completion``,
             ``sample_index`` (0 to num_return_sequences - 1), ``seed`` and ``num_forward``.
         page: HTML that plays every sample.
+        history: JSON lines of the order in which tokens opened, for ``megatron-dream order``.
         batch_size: prompts that run together; changes speed and nothing else.
         weights: see load_model.
         options: fields of SamplingConfig.
@@ -59,7 +62,7 @@ def run_sample(
     """
     check_options(options, batch_size)
     prompts = read_prompts(prompt, prompt_file, jsonl, chat)
-    _run(model, weights, prompts, options, output, page, batch_size)
+    _run(model, weights, prompts, options, output, page, batch_size, history=history)
 
 
 def run_infill(
@@ -174,6 +177,7 @@ def _run(
     page: Path | None,
     batch_size: int | None,
     keeps_length: bool = False,
+    history: Path | None = None,
 ) -> None:
     if not prompts:
         raise ConfigError("there is no prompt in the file: give one line or more")
@@ -184,13 +188,15 @@ def _run(
     config = sampling_config(sampler, **options)
     rows = encode_prompts(sampler, prompts, config)
     made = generate(sampler, prompts, rows, config, batch_size)
-    _put_out(made, len(prompts), output, page)
+    samples = _put_out(made, len(prompts), output, page)
+    if history is not None:
+        write_history(history, sampler, prompts, rows, config, samples)
 
 
 def _put_out(
     made: Iterable[list[Sample]], count: int, output: Path | None, page: Path | None
-) -> None:
-    """Show samples as they come; write the files at the end."""
+) -> list[Sample]:
+    """Show samples as they come; write the files at the end; returns all samples."""
     samples: list[Sample] = []
     with _progress(made, count) as watched:
         for of_prompt in watched:
@@ -202,6 +208,7 @@ def _put_out(
             stream.writelines(json.dumps(s.line, ensure_ascii=False) + "\n" for s in samples)
     if page is not None:
         write_page(page, [sample.record for sample in samples], title="Megatron-Dream samples")
+    return samples
 
 
 @contextlib.contextmanager

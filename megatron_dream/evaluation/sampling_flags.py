@@ -152,6 +152,20 @@ def add_sample_flags(parser: argparse.ArgumentParser) -> None:
     )
     add_sampling_flags(parser)
     _add_outputs(parser)
+    parser.add_argument(
+        "--history", type=Path, metavar="F.jsonl", help="what opened when, for megatron-dream order"
+    )
+
+
+def add_order_flags(parser: argparse.ArgumentParser) -> None:
+    """All of ``megatron-dream order``."""
+    parser.argument_default = argparse.SUPPRESS  # defaults stay in evaluation/order/command.py
+    add = parser.add_argument
+    add("file", metavar="FILE.jsonl", type=Path, help="written by sample --history")
+    add("--output", type=Path, metavar="FOLDER", help="for order.md, order.json and order.png")
+    add("--page", type=Path, metavar="F.html", help="a page that plays the decoding")
+    add("--any-settings", action="store_true", help="take orders that blocks or a penalty forced")
+    add("--seed", type=int, metavar="N", help="of the shuffled null and the interval (0)")
 
 
 def add_infill_flags(parser: argparse.ArgumentParser) -> None:
@@ -179,7 +193,7 @@ def add_infill_flags(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="with --grow: an end token takes the masks right of it with it (yes)",
     )
-    add_sampling_flags(parser, without=_OF_APPENDED_TOKENS)
+    add_sampling_flags(parser, without=OF_APPENDED_TOKENS)
     _add_outputs(parser)
 
 
@@ -222,7 +236,7 @@ _OF_LENGTHS = (
 # fields of GapConfig: infill --grow
 OF_GROWTH = ("masks", "max_masks", "max_expansions", "eos_closes_right")
 # blocks and caches are of the tokens that are appended; a gap has none
-_OF_APPENDED_TOKENS = (
+OF_APPENDED_TOKENS = (
     "max_new_tokens",
     "block_length",
     "cache",

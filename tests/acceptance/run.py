@@ -112,9 +112,19 @@ CHECKS: dict[str, list[str]] = {
         "tests/system/test_sandbox_denied.py", "tests/system/test_sandbox_user.py",
         "-m", "not acceptance",
     ],
+    "harnesses: canonical solutions, 500 broken variants, lm_eval, kills (needs .venv-evaluation)": [
+        sys.executable, "tests/acceptance/harnesses.py",
+    ],
     "judge: ten thousand programs leave nothing": [
         sys.executable, "tests/acceptance/judge_many.py",
     ],
+    "likelihood: bound, exact, chain, variance, choices": [
+        sys.executable, "tests/acceptance/likelihood.py",
+    ],
+    "order: the classifier against a rule, 30 histories": [
+        sys.executable, "tests/acceptance/order_labels.py",
+    ],
+    "benchmark: likelihood": [sys.executable, "benchmarks/likelihood.py"],
     "benchmark: judge": [sys.executable, "benchmarks/judge.py"],
     "benchmark: preprocessing": [sys.executable, "benchmarks/preprocess.py"],
     "benchmark: a blend's index": [sys.executable, "benchmarks/blend_index.py"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -201,19 +202,24 @@ def test_a_gap_opens_between_what_is_given_and_may_change_its_length(
     )
 
 
-def save_gif(browser: Browser, num_frames: int) -> Path:
-    """Ask for a GIF; returns the file."""
+def saved(browser: Browser, button: str, pattern: str) -> Path:
+    """Press a button that saves; returns the file."""
     folder: Path = browser.downloads  # type: ignore[attr-defined]
     for old in folder.iterdir():
         old.unlink()
-    browser.run(f"document.getElementById('frames').value = {num_frames}")
-    browser.run("document.getElementById('save').click()")
-    browser.wait_for("!document.getElementById('save').disabled")
-    end = time.monotonic() + 30
-    while not (found := list(folder.glob("*.gif"))):
+    browser.run(f"document.getElementById('{button}').click()")
+    browser.wait_for(f"!document.getElementById('{button}').disabled")
+    end = time.monotonic() + 60
+    while not (found := list(folder.glob(pattern))):
         assert time.monotonic() < end, "nothing was saved"
         time.sleep(0.05)
     return found[0]
+
+
+def save_gif(browser: Browser, num_frames: int) -> Path:
+    """Ask for a GIF of so many frames."""
+    browser.run(f"document.getElementById('frames').value = {num_frames}")
+    return saved(browser, "save", "*.gif")
 
 
 @pytest.mark.parametrize("num_samples, num_frames", [(1, 10), (3, 4)])
@@ -236,6 +242,38 @@ def test_a_gif_of_what_is_shown(
     masks = [sum(near(pixel, (0xE6, 0xE9, 0xF2)) for pixel in frame.getdata()) for frame in frames]
     assert masks == sorted(masks, reverse=True) and masks[0] > 1000 and masks[-1] < masks[0] / 20
     assert frames[0].width > 300 * num_samples
+
+
+def colours_on_the_page(browser: Browser) -> set[tuple[int, ...]]:
+    """Backgrounds, RGB, of the tokens that are open and have a width."""
+    texts = browser.run(
+        "[...document.querySelectorAll('#canvas-0 span.token')].filter(s => s.textContent !== '\\n')"
+        ".map(s => getComputedStyle(s).backgroundColor)"
+    )
+    return {tuple(int(number) for number in re.findall(r"\d+", text)[:3]) for text in texts}
+
+
+def test_a_png_of_the_step_that_is_shown(show: Callable[..., Browser]) -> None:
+    """The colours of the page, one a step, are in the picture; what opens later is a mask there."""
+    browser = show(sample("a", ORDERS[0]))
+    browser.run(
+        "document.querySelectorAll('.token').forEach(s => { s.style.transition = 'none'; })"
+    )
+    masks = []
+    for steps, visible in ((3, 3), (9, 7)):  # two tokens are ends of lines
+        at(browser, steps)
+        wanted = colours_on_the_page(browser)
+        with Image.open(saved(browser, "picture", "*.png")) as picture:
+            assert picture.format == "PNG"
+            counts = {colour: n for n, colour in picture.convert("RGB").getcolors(1 << 24)}
+            width, height = picture.size
+        assert len(wanted) == visible
+        # a swatch of the ramp has 8 x 11 points, a token of two letters 16 x 18, letters among them
+        assert all(counts.get(colour, 0) > 450 for colour in wanted), (wanted, counts)
+        masks.append(counts.get((0xE6, 0xE9, 0xF2), 0))
+    assert masks[0] > 1000 and masks[1] == 0
+    with Image.open(save_gif(browser, 2)) as frame:
+        assert (width, height) == (2 * frame.width, 2 * frame.height)
 
 
 def near(pixel: tuple[int, ...], colour: tuple[int, ...]) -> bool:

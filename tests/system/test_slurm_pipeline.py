@@ -48,8 +48,9 @@ stage answers command.sbatch after=tokenizer "${{one[@]}}" -- prepare-sft --inpu
 stage sft sft.sbatch after=answers,pretrain --nodes=1 "${{train[@]}}" -- --config {folder}/sft.yaml
 stage rl rl.sbatch --nodes=1 "${{train[@]}}" -- --config {folder}/rl.yaml
 stage export export.sbatch "${{one[@]}}" -- {folder}/rl {folder}/exported --tokenizer {folder}/t.model
-stage evaluate evaluate.sbatch "${{one[@]}}" --gpus-per-node=1 -- \\
-    {folder}/exported {folder}/problems.jsonl {folder}/evaluated --max-new-tokens 8 --steps 2
+stage evaluate evaluate.sbatch "${{one[@]}}" --gpus-per-node=1 --ntasks-per-node=1 -- \\
+    {folder}/exported --suite humaneval --style base --data {folder} --output {folder}/evaluated \\
+    --max-new-tokens 8 --steps 2
 """
 
 
@@ -115,7 +116,7 @@ def write_data(folder: Path) -> None:
         "train.jsonl": texts[:25],
         "valid.jsonl": texts[25:],
         "answers.jsonl": answers,
-        "problems.jsonl": [problem],
+        "HumanEval.jsonl": [problem],
         "rl.jsonl": [
             {"id": str(n), "kind": "function", "prompt": f"add {n}", "problem": problem}
             for n in range(4)
@@ -167,7 +168,7 @@ def piped(cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def test_every_stage_ends_well_and_after_those_it_needs(piped: Path, cluster: SlurmCluster) -> None:
-    assert (piped / "evaluated" / "verdicts.jsonl").is_file(), logs_of(piped)
+    assert (piped / "evaluated" / "humaneval" / "verdicts.jsonl").is_file(), logs_of(piped)
     times: dict[str, dict[str, str]] = {}
     for name, number in jobs_of(piped).items():
         words = cluster.run("scontrol", "show", "job", number).stdout.split()

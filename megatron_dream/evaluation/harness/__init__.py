@@ -1,0 +1,1 @@
+"""Benchmarks through a model: settings, generation that resumes, verdicts, scores, tables, evaluators."""
