@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -27,27 +26,12 @@ from megatron_dream.training.provenance import source_commit
 from . import machine, one
 from .bench_report import page
 from .cases import Plan, cpu_cases, gpu_cases, gpu_of
+from .kit import add_flags, is_wanted, start
 from .rows import training_rows
-from .runner import ROOT, TIMED_OUT, Case, Runner
+from .runner import TIMED_OUT
 
 VERSION = 1  # of the report's JSON
 BAD = (one.FAILED, one.REFUSED, TIMED_OUT)
-
-
-def device_facts(here: bool) -> dict[str, Any]:
-    """The device as torch sees it, asked in a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        found = Runner(Path(folder), "", here=here, say=lambda _: None).run(
-            Case("device", "rates_job:facts", seconds=180)
-        )
-    if found["status"] != one.OK:
-        raise SystemExit(f"The device cannot be asked: {found['detail']}")
-    return found
-
-
-def default_output(name: str, device: str) -> Path:
-    """Without a GPU under a name of its own, so that no report of a GPU is overwritten."""
-    return ROOT / "docs" / "results" / (name if device == "cuda" else f"{name}_cpu")
 
 
 def make_report(
@@ -95,42 +79,28 @@ def write(report: dict[str, Any], output: Path) -> None:
 def main() -> int:
     """Run what is missing and write the report after each case."""
     options = _options()
-    facts = device_facts(options.here)
-    count = min(options.gpus or facts["count"], facts["count"])
-    if facts["type"] == "cuda":
-        plan = gpu_cases(facts, count, options.seconds or 30.0, tuple(options.recipes))
+    kit = start(options, "gpu_bench")
+    if kit.on_gpu:
+        plan = gpu_cases(kit.facts, kit.count, options.seconds or 30.0, tuple(options.recipes))
     else:
         plan = cpu_cases(options.seconds or 2.0)
-    output = options.output or default_output("gpu_bench", facts["type"])
-    output.parent.mkdir(parents=True, exist_ok=True)
-    runner = Runner(
-        options.folder or ROOT / "runs" / f"{output.name}-{count}",
-        source_commit() or "unknown",
-        budget_seconds=60 * options.budget_minutes,
-        here=options.here,
-        say=lambda line: print(line, flush=True),
-    )
     for note in plan.notes:
         print(note, flush=True)
-    cases = [c for c in plan.cases if not options.only or any(t in c.name for t in options.only)]
     results: dict[str, dict[str, Any]] = {}
-    for case in cases:
-        results[case.name] = runner.run(case)
-        write(make_report(plan, results, facts, count), output)
-    report = make_report(plan, results, facts, count)
+    for case in plan.cases:
+        if is_wanted(options, case.name):
+            results[case.name] = kit.runner.run(case)
+            write(make_report(plan, results, kit.facts, kit.count), kit.output)
+    report = make_report(plan, results, kit.facts, kit.count)
     add_plan(report)
-    write(report, output)
-    print(f"{output.with_suffix('.md')}: {len(results)} cases", flush=True)
+    write(report, kit.output)
+    print(f"{kit.output.with_suffix('.md')}: {len(results)} cases", flush=True)
     return int(any(found["status"] in BAD for found in results.values()))
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--output", type=Path, metavar="PATH", help="without ending; .md and .json")
-    parser.add_argument("--folder", type=Path, help="of single results (runs/gpu_bench-N)")
-    parser.add_argument("--gpus", type=int, help="that are used (all)")
-    parser.add_argument("--budget-minutes", type=float, default=0, help="0: no bound")
-    parser.add_argument("--only", nargs="+", metavar="TEXT", help="cases whose name contains one")
+    add_flags(parser, "gpu_bench", "cases")
     parser.add_argument("--seconds", type=float, help="of a measured window (30; on a CPU 2)")
     parser.add_argument(
         "--recipes",
@@ -138,7 +108,6 @@ def _options() -> argparse.Namespace:
         default=["current", "delayed", "blockwise"],
         help="of FP8; the first for all sizes, the others for the 7B at 4,096",
     )
-    parser.add_argument("--here", action="store_true", help="all cases in this process")
     return parser.parse_args()
 
 

@@ -13,18 +13,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from megatron_dream.files import atomic_write, write_json
 from megatron_dream.training.provenance import source_commit
 
 from . import machine
-from .bench import default_output, device_facts
 from .bench_report import machine_lines
 from .checks import LAYOUT_BOUNDS, Check, layout_checks, noise_checks, shape
+from .kit import add_flags, is_wanted, start
 from .one import OK, SKIPPED
-from .runner import ROOT, Case, Runner
+from .runner import Case, Runner
 
 RECIPES = ("delayed", "current", "blockwise", "mxfp8")
 TE = {"model.layer_spec": "transformer_engine"}
@@ -236,23 +235,12 @@ def _rows(checks: list[Check], runner: Runner) -> Iterator[dict[str, Any]]:
 def main() -> int:
     """Run what is missing and write the report after each check."""
     options = _options()
-    facts = device_facts(options.here)
-    count = min(options.gpus or facts["count"], facts["count"])
-    on_gpu = facts["type"] == "cuda"
-    every = gpu_checks(count, options.steps) if on_gpu else cpu_checks(options.steps)
-    checks = [c for c in every if not options.only or any(t in c.name for t in options.only)]
-    output = options.output or default_output("gpu_check", facts["type"])
-    output.parent.mkdir(parents=True, exist_ok=True)
-    runner = Runner(
-        options.folder or ROOT / "runs" / f"{output.name}-{count}",
-        source_commit() or "unknown",
-        budget_seconds=60 * options.budget_minutes,
-        here=options.here,
-        say=lambda line: print(line, flush=True),
-    )
+    kit = start(options, "gpu_check")
+    every = gpu_checks(kit.count, options.steps) if kit.on_gpu else cpu_checks(options.steps)
+    checks = [check for check in every if is_wanted(options, check.name)]
     rows: list[dict[str, Any]] = []
     sentence, is_right = "Nothing ran.", False
-    for row in _rows(checks, runner):
+    for row in _rows(checks, kit.runner):
         rows.append(row)
         sentence, is_right = verdict_of(rows, len(checks))
         report = {
@@ -260,29 +248,24 @@ def main() -> int:
             "version": 1,
             "commit": source_commit(),
             "machine": machine.facts(),
-            "device": {k: v for k, v in facts.items() if k in ("type", "name", "count")},
-            "gpus": count,
+            "device": {k: v for k, v in kit.facts.items() if k in ("type", "name", "count")},
+            "gpus": kit.count,
             "verdict": sentence,
             "checks": rows,
         }
-        write_json(output.with_suffix(".json"), report)
-        with atomic_write(output.with_suffix(".md")) as stream:
+        write_json(kit.output.with_suffix(".json"), report)
+        with atomic_write(kit.output.with_suffix(".md")) as stream:
             stream.write(page(report))
-    print(f"{output.with_suffix('.md')}: {sentence}", flush=True)
+    print(f"{kit.output.with_suffix('.md')}: {sentence}", flush=True)
     return 0 if is_right else 1
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--output", type=Path, metavar="PATH", help="without ending; .md and .json")
-    parser.add_argument("--folder", type=Path, help="of single results (runs/gpu_check-N)")
-    parser.add_argument("--gpus", type=int, help="that are used (all)")
-    parser.add_argument("--budget-minutes", type=float, default=0, help="0: no bound")
-    parser.add_argument("--only", nargs="+", metavar="TEXT", help="checks whose name contains one")
+    add_flags(parser, "gpu_check", "checks")
     parser.add_argument(
         "--steps", type=int, default=200, help="of the runs whose noise is compared"
     )
-    parser.add_argument("--here", action="store_true", help="all cases in this process")
     return parser.parse_args()
 
 

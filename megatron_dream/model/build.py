@@ -13,6 +13,21 @@ from .gpt import dream_model_class
 from .initialize import initialize_weights
 from .specs import block_spec, resolve_layer_spec
 
+# Fields of ParallelConfig that megatron-core's configuration has under the same name.
+_OF_LAYOUT = (
+    "tensor_model_parallel_size",
+    "pipeline_model_parallel_size",
+    "virtual_pipeline_model_parallel_size",
+    "num_layers_in_first_pipeline_stage",
+    "num_layers_in_last_pipeline_stage",
+    "account_for_embedding_in_pipeline_split",
+    "account_for_loss_in_pipeline_split",
+    "context_parallel_size",
+    "sequence_parallel",
+    "cp_comm_type",
+    "tp_comm_overlap",
+)
+
 
 def padded_vocab_size(vocab_size: int, tp_size: int) -> int:
     """Rows of the table: the vocabulary rounded up to a multiple of TP, nothing more."""
@@ -130,15 +145,6 @@ def transformer_config(
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=training.precision == "bf16",
-        tensor_model_parallel_size=parallel.tensor_model_parallel_size,
-        pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
-        virtual_pipeline_model_parallel_size=parallel.virtual_pipeline_model_parallel_size,
-        num_layers_in_first_pipeline_stage=parallel.num_layers_in_first_pipeline_stage,
-        num_layers_in_last_pipeline_stage=parallel.num_layers_in_last_pipeline_stage,
-        account_for_embedding_in_pipeline_split=parallel.account_for_embedding_in_pipeline_split,
-        account_for_loss_in_pipeline_split=parallel.account_for_loss_in_pipeline_split,
-        context_parallel_size=parallel.context_parallel_size,
-        sequence_parallel=parallel.sequence_parallel,
         calculate_per_token_loss=True,
         # Freed outputs race with gloo's sends; a same-rank exchange needs posted order
         # (interleaved).
@@ -157,8 +163,7 @@ def transformer_config(
         moe_token_dispatcher_type="alltoall",
         fine_grained_activation_offloading=bool(training.offload_modules),
         offload_modules=list(training.offload_modules),
-        cp_comm_type=parallel.cp_comm_type,
-        tp_comm_overlap=parallel.tp_comm_overlap,
+        **{name: getattr(parallel, name) for name in _OF_LAYOUT},
         **_fp8_fields(fp8 or Fp8Config()),
         **_graph_fields(training),
         **_recompute_fields(training),

@@ -115,7 +115,6 @@ def build_engine(
     """
     watch = watch or Watch()
     folder = Path(config.checkpoint.run_folder)
-    checkpoints = folder / "checkpoints"
     saved = last or last_checkpoint(config, ranks)
     watch.begin_run(saved.metadata.step if saved else 0, layout.equation())
     metadata = run_metadata(config, tokenizer, layout, index_hash, stage)
@@ -140,14 +139,7 @@ def build_engine(
     )
     metadata.has_optimizer = True
     if not is_trial:
-        check_saves(
-            wrapped,
-            optimizer,
-            ranks,
-            metadata.optimizer_format,
-            pins=device.device_type() == "cuda",
-            limit_gb=config.checkpoint.host_memory_gb,
-        )
+        _check_saves(config, wrapped, optimizer, metadata.optimizer_format, ranks)
     if saved is not None:
         metadata = _resume(saved, wrapped, optimizer, scheduler, metadata, ranks)
     if not is_trial:
@@ -162,17 +154,36 @@ def build_engine(
     log.say(layout.equation())
     if saved is not None and (reason := why_reset(wrapped, saved.metadata, layout_of(ranks))):
         log.say(reason)
-    writer = CheckpointWriter(
-        checkpoints,
+    writer = None
+    if not is_trial:
+        writer = _writer(config, ranks)
+        _tidy(writer, saved, metadata.step, log)
+    return Engine(wrapped, optimizer, scheduler, metadata, writer, log, watch)
+
+
+def _check_saves(
+    config: RunConfig, wrapped: list[Any], optimizer: Any, optimizer_format: str, ranks: Ranks
+) -> None:
+    """Refuse a run whose background saves would not fit the host's memory."""
+    check_saves(
+        wrapped,
+        optimizer,
+        ranks,
+        optimizer_format,
+        pins=device.device_type() == "cuda",
+        limit_gb=config.checkpoint.host_memory_gb,
+    )
+
+
+def _writer(config: RunConfig, ranks: Ranks) -> CheckpointWriter:
+    return CheckpointWriter(
+        Path(config.checkpoint.run_folder) / "checkpoints",
         ranks,
         keep_last=config.checkpoint.keep_last,
         keep_every=config.checkpoint.keep_every,
         asynchronous=config.checkpoint.async_save,
         timeout_seconds=60 * config.faults.save_timeout_minutes,
     )
-    if not is_trial:
-        _tidy(writer, saved, metadata.step, log)
-    return Engine(wrapped, optimizer, scheduler, metadata, None if is_trial else writer, log, watch)
 
 
 def _begin_folder(config: RunConfig, ranks: Ranks) -> None:
