@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...errors import UserError
 from ...files import atomic_write
-from .manifest import REPORT, read_results
+from .manifest import REPORT, read_results, refuse_strays
 from .page import results_page
 from .report import report_html
 
@@ -25,6 +25,7 @@ def write_results(folder: Path, whole: Path | None = None) -> list[Path]:
         UserError: something in the folder is not what it should be; nothing is written then.
     """
     results = read_results(folder)
+    refuse_strays(results)
     texts = {
         folder.with_suffix(".md"): results_page(results),
         folder / REPORT: report_html(results),

@@ -8,7 +8,7 @@ Results of the verb ``sweep`` need no line: their own JSON says everything (``sw
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def read_results(folder: Path) -> Results:
 
     Raises:
         ConfigError: a field is unknown, missing or ill-typed; a commit or date stands nowhere.
-        DataError: a file is missing, damaged, or belongs to no entry.
+        DataError: a file is missing or damaged.
     """
     path = folder / MANIFEST
     node = compose_yaml(read_yaml(path), str(path))
@@ -85,7 +85,6 @@ def read_results(folder: Path) -> Results:
     for section in takers:
         section.entries += sweeps
     _refuse_twins(results, path)
-    _refuse_strays(results, path)
     return results
 
 
@@ -148,11 +147,19 @@ def _refuse_twins(results: Results, path: Path) -> None:
         seen.add(title)
 
 
-def _refuse_strays(results: Results, path: Path) -> None:
-    """A file that nobody tells of would be a measurement without a command."""
+def refuse_strays(results: Results, but: Collection[Path] = ()) -> None:
+    """Refuse a file that nobody tells of: it would be a measurement without a command.
+
+    Args:
+        results: read from the folder.
+        but: files that are let pass.
+
+    Raises:
+        DataError: there is one; the sentence says what to do.
+    """
     known = {MANIFEST, REPORT, *(name for entry in results.entries() for name in entry.all_files)}
     sweeps = results.folder / SWEEPS
-    for file in sorted(results.folder.rglob("*")):
+    for file in sorted(set(results.folder.rglob("*")) - set(but)):
         name = file.relative_to(results.folder).as_posix()
         if (
             not file.is_file()
@@ -166,4 +173,6 @@ def _refuse_strays(results: Results, path: Path) -> None:
                 f"{file}: no sweep's JSON stands beside it; write the report again (megatron-dream sweep "
                 "--report) or remove the file."
             )
-        raise DataError(f"{file} is in no entry of {path}; add it to one, or remove it.")
+        raise DataError(
+            f"{file} is in no entry of {results.folder / MANIFEST}; add it to one, or remove it."
+        )

@@ -39,5 +39,6 @@ for (const button of document.querySelectorAll(".command button")) {
   button.addEventListener("click", () => copy(button));
 }
 document.getElementById("filter").hidden = false;
+if (matchMedia("(max-width: 40rem)").matches) document.querySelector("nav details").open = false;
 words.addEventListener("input", showMatches);
 showMatches();

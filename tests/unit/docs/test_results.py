@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from megatron_dream.evaluation.results.entries import Entry
-from megatron_dream.evaluation.results.manifest import REPORT, Results, read_results
+from megatron_dream.evaluation.results.manifest import REPORT, Results, read_results, refuse_strays
 from megatron_dream.evaluation.results.page import results_page
 from megatron_dream.evaluation.results.report import report_html
 
@@ -19,7 +20,14 @@ NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
 
 @pytest.fixture(scope="module")
 def results() -> Results:
-    return read_results(FOLDER)  # also: every file is in an entry, every commit is recorded
+    return read_results(FOLDER)  # also: every commit and date is recorded where the entry says
+
+
+def test_every_file_is_in_an_entry(results: Results) -> None:
+    """But for one's own measurements that are not committed, such as those of make gpu-check."""
+    git = ["git", "ls-files", "--others", "-z", "--", str(FOLDER)]
+    found = subprocess.run(git, cwd=FOLDER, capture_output=True, text=True, check=False)
+    refuse_strays(results, [FOLDER / name for name in found.stdout.split("\0") if name])
 
 
 def test_the_page_is_what_the_generator_makes(results: Results) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from megatron_dream.errors import UserError
 from megatron_dream.evaluation.results.command import main
-from megatron_dream.evaluation.results.manifest import read_results
+from megatron_dream.evaluation.results.manifest import read_results, refuse_strays
 from tests.unit.evaluation.results.results_folder import MANIFEST, add_sweep, make_folder
 
 
@@ -53,7 +53,7 @@ def test_a_commit_of_the_log_and_one_that_nobody_recorded(tmp_path: Path) -> Non
 def test_what_is_wrong_is_one_sentence(tmp_path: Path, old: str, new: str, sentence: str) -> None:
     assert old in MANIFEST
     with pytest.raises(UserError, match=sentence) as caught:
-        read_results(make_folder(tmp_path, MANIFEST.replace(old, new)))
+        refuse_strays(read_results(make_folder(tmp_path, MANIFEST.replace(old, new))))
     assert "\n" not in str(caught.value)
 
 
@@ -120,7 +120,9 @@ def test_sweeps_come_in_by_themselves(tmp_path: Path) -> None:
     cell = folder / "sweeps" / "cells" / "key"
     cell.mkdir(parents=True)
     (cell / "rows.json").write_text("[]")
-    sweeps = read_results(folder).sections[1].entries
+    results = read_results(folder)
+    refuse_strays(results)
+    sweeps = results.sections[1].entries
     assert [one.title for one in sweeps] == ["Sweep steps", "Sweep steps_other"]
     first, second = sweeps
     assert first.shows == "Does it matter? No difference shown."
@@ -157,7 +159,7 @@ def test_a_sweep_that_does_not_say_where_it_is_from(
     add_sweep(folder, "s")
     harm(folder / "sweeps")
     with pytest.raises(UserError, match=sentence):
-        read_results(folder)
+        refuse_strays(read_results(folder))
 
 
 def test_sweeps_need_a_section(tmp_path: Path) -> None:
