@@ -112,11 +112,9 @@ def _complete(entry: Entry, folder: Path, path: Path) -> None:
 
 
 def _state(entry: Entry, folder: Path, where: str) -> None:
-    """Take commit, date and machine from JSON, or find in a page what is written out."""
-    pages = {folder.parent / "log.md", folder.parent / entry.stated_in}
-    stated = "\n".join(_text(page) for page in sorted(pages))
-    stated += "\n".join(_text(folder / name) for name in entry.files if name.endswith(".md"))
-    if entry.log and f"\n## {entry.log}\n" not in stated:
+    """Take commit, date and machine from JSON, or find where the entry says what is written out."""
+    told = sources(entry, folder)
+    if entry.log and not told:
         raise ConfigError(f"{where}: log.md has no part '{entry.log}'; give a title of one.")
     for name, form in (("commit", _OF_COMMIT), ("date", _OF_DATE), ("machine", None)):
         value: str = getattr(entry, name)
@@ -124,12 +122,31 @@ def _state(entry: Entry, folder: Path, where: str) -> None:
             setattr(entry, name, fact(folder, value, where))
         elif form is not None and value != NOT_RECORDED:
             literals = form.findall(value)
-            lost = [one for one in literals if one not in stated]
+            lost = [one for one in literals if one not in told]
             if not literals or lost:
+                place = f"the log's part '{entry.log}'" if entry.log else entry.stated_in
                 raise ConfigError(
-                    f"{where}: {name} {lost[0] if lost else value} stands neither in {entry.stated_in} "
-                    "nor in the entry's Markdown; give what is recorded, or 'not recorded'."
+                    f"{where}: {name} {lost[0] if lost else value} stands neither in {place} nor in the "
+                    "entry's Markdown; give what is recorded, or 'not recorded'."
                 )
+
+
+def sources(entry: Entry, folder: Path) -> str:
+    """What an entry is taken from: its part of the log, its page, and its own Markdown.
+
+    Empty where the log has no such part.
+    """
+    names = [name for name in entry.files if name.endswith(".md")]
+    told = [_text(folder / name) for name in names]
+    if not entry.log or entry.stated_in != "log.md":
+        told.append(_text(folder.parent / entry.stated_in))
+    if entry.log:
+        heading = f"## {entry.log}\n"
+        _, found, after = ("\n" + _text(folder.parent / "log.md")).partition(f"\n{heading}")
+        if not found:
+            return ""
+        told.append(heading + after.partition("\n## ")[0])
+    return "\n".join(told)
 
 
 def _text(path: Path) -> str:

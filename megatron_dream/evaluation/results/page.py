@@ -51,6 +51,6 @@ def _facts(entry: Entry, folder: str) -> str:
     links = [f"[{name}]({folder}/{name})" for name in entry.all_files]
     if entry.log:
         links.append(f"[log](log.md#{anchor(entry.log)})")
-    elif entry.stated_in != "log.md":
+    if entry.stated_in != "log.md":
         links.append(f"[{entry.stated_in}]({entry.stated_in})")
     return f"{text[0].upper()}{text[1:]}." + (f" {' · '.join(links)}" if links else "")

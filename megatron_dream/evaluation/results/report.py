@@ -135,7 +135,7 @@ def _facts(entry: Entry, embed: bool) -> str:
         "Machine": escape(entry.machine),
         "Conditions": escape(entry.conditions),
         "Files": ", ".join(_file(name, embed) for name in entry.all_files),
-        "Told in": _page(entry, embed),
+        "Told in": _pages(entry, embed),
     }
     told = (f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items() if value)
     return f"<dl>{''.join(told)}</dl>"
@@ -145,12 +145,14 @@ def _file(name: str, embed: bool) -> str:
     return escape(name) if embed else f'<a href="{escape(name)}">{escape(name)}</a>'
 
 
-def _page(entry: Entry, embed: bool) -> str:
-    """The page of docs/ that the entry is taken from."""
+def _pages(entry: Entry, embed: bool) -> str:
+    """The pages of docs/ that the entry is taken from."""
+    pages = []
     if entry.log:
-        shown, target = f"log, {entry.log}", f"../log.md#{anchor(entry.log)}"
-    elif entry.stated_in != "log.md":
-        shown, target = f"docs/{entry.stated_in}", f"../{entry.stated_in}"
-    else:
-        return ""
-    return escape(shown) if embed else f'<a href="{escape(target)}">{escape(shown)}</a>'
+        pages.append((f"log, {entry.log}", f"../log.md#{anchor(entry.log)}"))
+    if entry.stated_in != "log.md":
+        pages.append((f"docs/{entry.stated_in}", f"../{entry.stated_in}"))
+    return ", ".join(
+        escape(shown) if embed else f'<a href="{escape(target)}">{escape(shown)}</a>'
+        for shown, target in pages
+    )

@@ -9,13 +9,19 @@ from pathlib import Path
 import pytest
 
 from megatron_dream.evaluation.results.entries import Entry
-from megatron_dream.evaluation.results.manifest import REPORT, Results, read_results, refuse_strays
+from megatron_dream.evaluation.results.manifest import (
+    REPORT,
+    Results,
+    read_results,
+    refuse_strays,
+    sources,
+)
 from megatron_dream.evaluation.results.page import results_page
 from megatron_dream.evaluation.results.report import report_html
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 FOLDER = DOCS / "results"
-NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
+NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?")
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +48,8 @@ def test_the_report_is_what_the_generator_makes(results: Results) -> None:
 
 def told(entry: Entry) -> str:
     """Everything that an entry rests on."""
-    named = {"log.md", entry.stated_in}
-    names = [FOLDER / name for name in entry.all_files if name.endswith((".md", ".json"))]
-    return "\n".join(
-        path.read_text(encoding="utf-8") for path in (*(DOCS / n for n in named), *names)
-    )
+    names = [name for name in entry.all_files if name.endswith(".json")]
+    return "\n".join([sources(entry, FOLDER), *((FOLDER / n).read_text("utf-8") for n in names)])
 
 
 def test_figures_stand_where_the_entry_says(results: Results) -> None:

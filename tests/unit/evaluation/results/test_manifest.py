@@ -30,7 +30,11 @@ def test_a_commit_of_the_log_and_one_that_nobody_recorded(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ("a.json#runs.*.commit", "fedcba9", r"commit fedcba9 stands neither in log.md"),
+        (
+            "a.json#runs.*.commit",
+            "fedcba9",
+            r"commit fedcba9 stands neither in the log's part '2026-01-02, a day'",
+        ),
         ("a.json#runs.*.commit", "abcdef1 and fedcba9", r"commit fedcba9 stands neither"),
         ("a.json#runs.*.commit", "'of yesterday'", r"commit of yesterday stands neither"),
         (
