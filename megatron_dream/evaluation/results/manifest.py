@@ -158,7 +158,8 @@ def _text(path: Path) -> str:
 
 def _refuse_twins(results: Results, path: Path) -> None:
     seen: set[str] = set()
-    for title in [one.title for one in (*results.sections, *results.entries())]:
+    sections = [section.title for section in results.sections]
+    for title in [*sections, *(entry.title for entry in results.entries())]:
         if title in seen:
             raise ConfigError(f"{path}: '{title}' is the title of two; give each its own.")
         seen.add(title)

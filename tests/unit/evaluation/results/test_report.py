@@ -8,7 +8,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from megatron_dream.evaluation.results.command import main
@@ -90,6 +90,8 @@ ALLOWED = set(
 )
 
 
+@example("<img src=x onerror=alert(1)>")
+@example("[a](javascript:alert(1)) <http://a.b> ![c](d.png)")
 @given(
     st.text(max_size=80) | st.text(alphabet="<>[]()!#*|`-\n ahref:javascript/&\"'=", max_size=120)
 )
