@@ -4,7 +4,7 @@
 #   make gpu-check KIT_PYTHON=python3             the Python that has Transformer Engine (docs/environment.md)
 #   make gpu-bench KIT_ARGS='--budget-minutes 60' flags of the kit for GPUs (docs/gpu_kit.md)
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test acceptance lint bench rl-demo gpu-check gpu-bench clean
+.PHONY: help setup quickstart test acceptance results lint bench rl-demo gpu-check gpu-bench clean
 
 SHELL := /bin/bash
 VENV := .venv
@@ -18,7 +18,7 @@ KIT_PYTHON ?= $(RUN)
 export OMP_NUM_THREADS ?= 1
 
 help:
-	@echo "make setup | quickstart | test | acceptance | lint | bench | rl-demo | gpu-check | gpu-bench | clean"
+	@echo "make setup | quickstart | test | acceptance | results | lint | bench | rl-demo | gpu-check | gpu-bench | clean"
 
 setup: $(STAMP)
 
@@ -40,6 +40,11 @@ test: setup
 
 acceptance: setup
 	$(RUN) tests/acceptance/run.py
+
+# What was measured: docs/results.md and the report beside the figures, as they are committed, and the report
+# as one file with its pictures inside, which can be sent.
+results: setup
+	$(RUN) tools/results_page.py --whole build/results.html
 
 lint: setup
 	$(VENV)/bin/ruff check .

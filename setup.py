@@ -46,6 +46,7 @@ setup(
         "scipy",
         "rich",
         "jinja2",  # chat templates
+        "markdown-it-py",  # tables of the page of results; rich brings it
         "psutil",  # megatron-core asks for it when it writes a checkpoint
         "pyyaml",
         "orjson",

@@ -1,0 +1,1 @@
+"""What was measured, with which command, on which commit: docs/results.md and its HTML report."""
