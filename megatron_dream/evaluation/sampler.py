@@ -78,6 +78,12 @@ def _load_export(folder: Path, weights: str | None) -> Sampler:
     except (OSError, ValueError, RuntimeError) as error:
         first = str(error).splitlines()[0]
         raise ModelFolderError(f"{folder} cannot be loaded by transformers ({first})") from None
+    except (LookupError, AttributeError, TypeError, ImportError) as error:
+        # of the folder's own code, such as public Dream's, which was written for transformers 4
+        raise ModelFolderError(
+            f"{folder}: its code does not run under this version of transformers ({error!r}); "
+            "import-hf reads the weights without it: give the checkpoint"
+        ) from None
     if weights is not None:
         _use_weights(model, weights, folder)
     return Sampler(model, load_tokenizer(folder), model.config.max_position_embeddings)

@@ -26,7 +26,7 @@ from .engine import Isolation, SandboxUnavailable
 from .judge import Judge, Judging
 from .outcome import Limits, Outcome, Verdict
 from .problem import Problem
-from .slot import lines_of
+from .slot import same_output
 
 _WORKERS = 8  # questions at once for each endpoint: the programs run elsewhere
 _MAX_ANSWER = 16 << 20
@@ -158,7 +158,7 @@ class FusionClient:
         for number, (given, wanted) in enumerate(problem.cases, 1):
             run = self.run_code(program, given)
             verdict = self._fault_of(run)
-            if verdict is None and lines_of(run.stdout) != lines_of(wanted):
+            if verdict is None and not same_output(run.stdout, wanted, problem):
                 verdict = Verdict(Outcome.FAILED, detail=f"printed {run.stdout[:200]!r}")
             if verdict is not None:
                 return Verdict(verdict.outcome, f"case {number}", verdict.detail)

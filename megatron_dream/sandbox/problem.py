@@ -30,6 +30,9 @@ class Problem:
             which tests call as ``Solution().add``, each time of a new instance.
         cases: (input, expected output) pairs.
         reference: a solution, if there is one.
+        compares_numbers: of printed lines, words that are equal as numbers are equal (3, 3.0); and
+            spaces at the lines' beginnings do not count. Benchmarks that compare so; not kept in files.
+        case_seconds: of CPU for each of ``cases``, below the judge's own limit; None: that. Not kept either.
     """
 
     task_id: str
@@ -39,6 +42,8 @@ class Problem:
     functions: tuple[str, ...] = ()
     cases: tuple[tuple[str, str], ...] = ()
     reference: str | None = None
+    compares_numbers: bool = False
+    case_seconds: float | None = None
 
 
 def problem_of(fields: dict[str, Any], where: str) -> Problem:

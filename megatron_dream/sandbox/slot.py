@@ -7,6 +7,7 @@ outcome from the verdict of the tests and from how the processes ended.
 from __future__ import annotations
 
 import contextlib
+import decimal
 import json
 import os
 import select
@@ -115,15 +116,20 @@ class Slot:
         for number, (given, wanted) in enumerate(problem.cases, 1):
             self._server("candidate")  # what its start takes is not the program's time
             begun = time.monotonic()
-            verdict, spent = self._run_case(program, given, wanted, begun + left)
+            verdict, spent = self._run_case(program, given, wanted, begun + left, problem)
             left -= time.monotonic() - begun
             seconds += spent
+            most = problem.case_seconds
+            if verdict.outcome is Outcome.PASSED and most is not None and spent > most:
+                verdict = Verdict(
+                    Outcome.TIMEOUT, detail=f"the program: more than {most:g} s of CPU"
+                )
             if verdict.outcome is not Outcome.PASSED:
                 return Verdict(verdict.outcome, f"case {number}", verdict.detail, seconds)
         return Verdict(Outcome.PASSED, cpu_seconds=seconds)
 
     def _run_case(
-        self, program: bytes, given: str, wanted: str, deadline: float
+        self, program: bytes, given: str, wanted: str, deadline: float, problem: Problem
     ) -> tuple[Verdict, float]:
         server = self._server("candidate")
         with contextlib.ExitStack() as stack:
@@ -138,7 +144,7 @@ class Slot:
             if output is not None and not is_late:  # it has closed its output: let it end by itself
                 with contextlib.suppress(ServerLost):
                     end = self._end_of("candidate", deadline - time.monotonic())
-                    return _case_verdict(output, wanted, end, self.limits), end["cpu"]
+                    return _case_verdict(output, wanted, end, self.limits, problem), end["cpu"]
                 is_late = True
             server.kill()
             end = self._end_of("candidate")
@@ -241,14 +247,16 @@ def _ended(
     return Verdict(Outcome.FAILED, test, f"{how} {detail}".strip(), seconds)
 
 
-def _case_verdict(output: bytes, wanted: str, end: dict[str, Any], limits: Limits) -> Verdict:
+def _case_verdict(
+    output: bytes, wanted: str, end: dict[str, Any], limits: Limits, problem: Problem
+) -> Verdict:
     """Of a script that ended by itself."""
     if end["status"] != 0:
         if os.WIFEXITED(end["status"]) and os.WEXITSTATUS(end["status"]) == 98:
             return Verdict(Outcome.MEMORY, detail=f"more than {limits.memory} bytes")
         return _ended("the program", end, limits)
     found = output.decode("utf-8", "replace")
-    if lines_of(found) == lines_of(wanted):
+    if same_output(found, wanted, problem):
         return Verdict(Outcome.PASSED)
     return Verdict(Outcome.FAILED, detail=f"printed {found[:200]!r}, wanted {wanted[:200]!r}")
 
@@ -259,3 +267,23 @@ def lines_of(text: str) -> list[str]:
     while lines and not lines[-1]:
         lines.pop()
     return lines
+
+
+def same_output(found: str, wanted: str, problem: Problem) -> bool:
+    """Whether a script printed what was wanted, compared as its problem has it."""
+    if not problem.compares_numbers:
+        return lines_of(found) == lines_of(wanted)
+    ours, theirs = ([line.strip() for line in text.strip().split("\n")] for text in (found, wanted))
+    return len(ours) == len(theirs) and all(map(_same_line, ours, theirs))
+
+
+def _same_line(found: str, wanted: str) -> bool:
+    """Equal, or the same numbers, exactly: 3 is 3.0, and 50000000000000001 is not 50000000000000000."""
+    if found == wanted:
+        return True
+    try:
+        return [decimal.Decimal(word) for word in found.split()] == [
+            decimal.Decimal(word) for word in wanted.split()
+        ]
+    except decimal.InvalidOperation:  # a word is no number, or a signalling NaN
+        return False

@@ -27,12 +27,14 @@ class CruxEval(Benchmark):
     Attributes:
         asks_input: whether the input is asked for, else the output.
         prompt_file: in ``prompts/``.
+        thinks_aloud: whether an answer without its mark is the last line.
     """
 
     file_names = ("cruxeval",)
     harness_suffix = ".json"
     asks_input: ClassVar[bool]
     prompt_file: ClassVar[str]
+    thinks_aloud: ClassVar[bool] = False
 
     def task(self, record: Json, where: str) -> Task:
         """See the base class."""
@@ -60,7 +62,9 @@ class CruxEval(Benchmark):
         """The expression of an answer, as the benchmark cuts it out."""
         if "[ANSWER]" in text:
             text = text.split("[ANSWER]")[1].strip()
-        text = cut_at_stops(text, (END,))
+            text = cut_at_stops(text, (END,))
+        elif self.thinks_aloud:  # no answer is marked: the public recipe takes the last line whole
+            return cut_at_stops(text, (END,)).strip().split("\n")[-1].strip()
         if not self.asks_input:
             return (text.split("==")[1] if "==" in text else text).strip()
         text = text.split("==")[0].strip()
@@ -100,14 +104,14 @@ class CruxEvalOutput(CruxEval):
     """The output, thinking aloud (the paper's)."""
 
     name, title = "cruxeval_output", "CRUXEval output-CoT"
-    asks_input, prompt_file = False, "cruxeval_output_cot.txt"
+    asks_input, prompt_file, thinks_aloud = False, "cruxeval_output_cot.txt", True
 
 
 class CruxEvalInput(CruxEval):
     """An input, thinking aloud (the paper's)."""
 
     name, title = "cruxeval_input", "CRUXEval input-CoT"
-    asks_input, prompt_file = True, "cruxeval_input_cot.txt"
+    asks_input, prompt_file, thinks_aloud = True, "cruxeval_input_cot.txt", True
 
 
 class CruxEvalOutputDirect(CruxEval):

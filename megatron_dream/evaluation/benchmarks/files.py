@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def _read_json(path: Path) -> Iterator[Any]:
     opened = gzip.open if path.suffix == ".gz" else open
     number = 0
     try:
-        with opened(path, "rt", encoding="utf-8") as stream:
+        with opened(path, "rt", encoding="utf-8-sig") as stream:
             if path.suffix == ".json":
                 content = json.load(stream)
                 yield from content.values() if isinstance(content, dict) else content
@@ -59,7 +60,7 @@ def _read_json(path: Path) -> Iterator[Any]:
             for number, line in enumerate(stream, 1):  # noqa: B007  told in the error
                 if line.strip():
                     yield json.loads(line)
-    except (ValueError, EOFError, gzip.BadGzipFile) as error:
+    except (ValueError, TypeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(
             f"{path}, after line {number}: not readable ({error}); fetch the file again."
         ) from None

@@ -57,7 +57,7 @@ class Mbpp(Benchmark):
         problem = Problem(
             f"Mbpp/{str(number).rpartition('/')[2]}",
             "function",
-            tests="\n".join((*imports, *tests)),
+            tests="\n".join((*imports, str(record.get("test_setup_code") or ""), *tests)),
             functions=functions,
             reference=code,
         )

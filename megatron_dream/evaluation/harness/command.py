@@ -36,6 +36,7 @@ from .verdicts import JudgeOptions, harness_file, judge_references, judge_sample
 
 Json = dict[str, Any]
 DEFAULT_BATCH = 8
+LIKELIHOOD_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -291,6 +292,7 @@ def _lm_eval(wanted: Evaluation, names: Sequence[str]) -> dict[str, Estimate]:
         return {}
     from .lm_eval_tasks import published_arguments, run_lm_eval
 
+    model = fingerprint(wanted.model)
     found: dict[str, Estimate] = {}
     for full in names:
         task = full.removeprefix("lm_eval:")
@@ -298,17 +300,30 @@ def _lm_eval(wanted: Evaluation, names: Sequence[str]) -> dict[str, Estimate]:
         arguments = {"mc_num": wanted.mc_num, "seed": wanted.seed, **sampling, **wanted.sampling}
         if wanted.weights is not None:
             arguments["weights"] = wanted.weights
+        if sampling and wanted.steps:
+            arguments["steps"] = wanted.steps[0]
+        # rows of a likelihood are many and short: 32, as published
+        batch_size = wanted.batch_size if sampling else max(wanted.batch_size, LIKELIHOOD_BATCH)
+        folder = wanted.output / "lm_eval" / task
+        folder.mkdir(parents=True, exist_ok=True)
+        # lm_eval's cache knows a request by its text alone: another model's answers must not be in it
+        check_run(
+            folder,
+            {"task": task, "style": wanted.style, "model": model, "arguments": arguments, "shots": shots,
+             "batch_size": batch_size, "limit": wanted.limit, "version": __version__},
+        )  # fmt: skip
         try:
             found |= run_lm_eval(
                 overlay,
                 wanted.model,
                 [task],
-                wanted.output / "lm_eval" / task,
+                folder,
                 model_args=arguments,
                 is_autoregressive=wanted.goes_left_to_right,
                 chat=wanted.style == "instruct",
                 limit=wanted.limit,
                 shots=shots,
+                batch_size=batch_size,
             )
         except DataError as error:
             if wanted.tasks or len(names) == 1:
@@ -317,13 +332,28 @@ def _lm_eval(wanted: Evaluation, names: Sequence[str]) -> dict[str, Estimate]:
     return found
 
 
+def _changes(wanted: Evaluation) -> str:
+    """A sentence over tables that do not hold what the paper measured; else nothing."""
+    changed: Json = dict(wanted.sampling)
+    if wanted.steps:
+        changed["steps"] = wanted.steps[0]
+    if wanted.gap != "grow":
+        changed["gap"] = wanted.gap
+    changed |= {k: v for k in ("limit", "weights") if (v := getattr(wanted, k)) is not None}
+    if not changed:
+        return ""
+    told = ", ".join(f"{name} {value}" for name, value in changed.items())
+    return f"**Ours are not measured as the paper's**: {told}.\n\n"
+
+
 def _report(
     wanted: Evaluation, results: dict[str, list[Result]], others: dict[str, Estimate]
 ) -> int:
     """Tables to the folder and the terminal."""
     text = sampler_rows(results) if results else ""
     if wanted.suite == "paper":
-        text = f"{paper_tables(results, wanted.style, others)}\n### Sampler\n\n{text}"
+        tables = paper_tables(results, wanted.style, others)
+        text = f"{_changes(wanted)}{tables}\n### Sampler\n\n{text}"
     else:
         for name, found in others.items():
             low, high = 100 * found.low, 100 * found.high

@@ -15,11 +15,12 @@ import torch
 
 from ...config.schema import ModelConfig
 from ...device import current_device
-from ...errors import ConfigError, DataError
+from ...errors import ConfigError, DataError, ModelFolderError
+from ...sampling.cache import StatesModel
 from ...sampling.canvas import pad_left
 from ...sampling.generation import SamplingOutput, diffusion_generate
 from ...sampling.infill import GapConfig, fill_gaps
-from ...sampling.sampling_config import SamplingConfig
+from ...sampling.sampling_config import DEFAULT_BLOCK, SamplingConfig
 from ...sampling.text import cut_at_eos
 from ..benchmarks.base import Task
 from ..generate import sampling_config
@@ -31,6 +32,7 @@ from .settings import Settings
 
 # What a gap that grows has no use for (sampling/infill.py).
 _OF_CANVAS = (*OF_APPENDED_TOKENS, "steps", "pad_penalty")
+_OF_CACHE = ("cache", "cache_refresh", "border", "cuda_graphs")
 
 
 class DiffusionModel(Model):
@@ -39,7 +41,7 @@ class DiffusionModel(Model):
     kind = "diffusion"
 
     def __init__(self, sampler: Sampler) -> None:
-        self.sampler = sampler
+        self.sampler, self._is_told = sampler, False
         config = getattr(sampler.model, "config", None)
         if sampler.is_checkpoint:
             self.shape = Shape.of_config(ModelConfig(**sampler.model.metadata.model))
@@ -97,7 +99,7 @@ class DiffusionModel(Model):
         is_chat = bool(tasks[0].ask.messages)
         tokenizer = self.sampler.tokenizer
         ends = [tokenizer.eos_id, tokenizer.im_end_id] if is_chat else [tokenizer.eos_id]
-        options = dict(settings.sampling)
+        options = self._possible(dict(settings.sampling))
         if tasks[0].ask.gap is not None:
             options = {k: v for k, v in options.items() if k not in _OF_CANVAS}
             masks_left = max(row.num_masks for row in rows)
@@ -120,6 +122,18 @@ class DiffusionModel(Model):
             max_position=self.sampler.max_position,
         )
         return [self._made(output, config, rows, number, ends) for number in range(len(rows))]
+
+    def _possible(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Without a cache where the model has none (public Dream's code): the same blocks, run exactly."""
+        if options.get("cache", "none") == "none" or isinstance(self.sampler.model, StatesModel):
+            return options
+        if not self._is_told:
+            print(
+                f"The model cannot keep {options['cache']} caches: its blocks are run without, exactly."
+            )
+            self._is_told = True
+        kept = {k: v for k, v in options.items() if k not in _OF_CACHE}
+        return {**kept, "block_length": options.get("block_length") or DEFAULT_BLOCK}
 
     def _made(
         self,
@@ -174,6 +188,28 @@ class DiffusionModel(Model):
         return made
 
 
+def check_rotary(model: Any) -> None:
+    """Refuse rotary frequencies that loading has not filled, as transformers 5 leaves public Dream's.
+
+    Raises:
+        ModelFolderError: a buffer is not theta^(-2i/d): scores would be of noise.
+    """
+    if not hasattr(model, "named_buffers"):
+        return
+    given = getattr(model.config, "rope_parameters", None) or {}
+    theta = getattr(model.config, "rope_theta", None) or given.get("rope_theta")
+    for name, found in model.named_buffers():
+        if theta is None or not name.endswith("inv_freq"):
+            continue
+        exponents = torch.arange(len(found), dtype=torch.float64) / len(found)
+        wanted = float(theta) ** -exponents
+        if not torch.allclose(found.double().cpu(), wanted, rtol=0.02):
+            raise ModelFolderError(
+                f"{name} of {type(model).__name__} is not what its rope_theta says: its code does not load "
+                "rightly under this version of transformers; import-hf the folder and give the checkpoint."
+            )
+
+
 class PublicDream:
     """Public Dream's remote code takes masks [B, 1, S, S] where ours takes [B, S]."""
 
@@ -183,6 +219,7 @@ class PublicDream:
                 f"{type(model).__name__} is neither a Dream-type model nor one for causal language "
                 "modelling; name another folder."
             )
+        check_rotary(model)
         self._model = model
         self.config = model.config
 

@@ -23,7 +23,9 @@ from ...device import current_device
 from ...launcher import launched
 from ..benchmarks.base import Ask, Task, cut_at_stops
 from ..likelihood import Request, loglikelihoods
+from ..likelihood.bound import WINDOW
 from .diffusion import DiffusionModel
+from .lm_eval_options import asked_sampling, stops_of
 from .models import Row
 from .run import seed_of
 from .settings import Settings
@@ -43,7 +45,7 @@ class MegatronDream(LM):
         seed: of all draws.
         gap: of contexts with a gap: grow, or a number of masks.
         max_length: tokens of a scored row; longer contexts lose their oldest.
-        sampling: fields of SamplingConfig for generations; what a task asks for is overruled by them.
+        sampling: fields of SamplingConfig for generations; they overrule what a task asks for.
     """
 
     def __init__(
@@ -64,7 +66,8 @@ class MegatronDream(LM):
         launch = launched()
         self._rank, self._world_size = launch.rank, launch.world_size
         if launch.world_size > 1:
-            parallel.start(ParallelConfig())
+            # ranks end at different times, most of all when one of them goes on from its cache
+            parallel.start(ParallelConfig(distributed_timeout_minutes=24 * 60))
         self._device = current_device()
         self.model = DiffusionModel.load(Path(pretrained), weights)
         self.sampler = self.model.sampler
@@ -141,16 +144,18 @@ class MegatronDream(LM):
         for request in requests:
             ids = self.sampler.tokenizer.encode(request.args[0])
             pieces = [ids[first : first + room] for first in range(0, len(ids), room)]
-            value = sum(self._bounds([Request([bos], piece) for piece in pieces]))
+            asked = [Request([bos], piece) for piece in pieces]
+            # the text ends with its last piece: the others have no EOS behind them
+            value = sum(self._bounds(asked[:-1], append_eos=False)) + sum(self._bounds(asked[-1:]))
             found.append(value)
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, value)
         return found
 
     @property
     def _window(self) -> int:
-        return 64 * self._size  # requests after which the cache is written
+        return max(WINDOW, 8 * self._size)  # requests after which the cache is written
 
-    def _bounds(self, requests: Sequence[Request]) -> list[float]:
+    def _bounds(self, requests: Sequence[Request], append_eos: bool = True) -> list[float]:
         return loglikelihoods(
             self.sampler,
             requests,
@@ -159,6 +164,7 @@ class MegatronDream(LM):
             self._seed,
             batch_size=self._size,
             max_length=self._max_length,
+            append_eos=append_eos,
         )
 
     def _pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
@@ -200,15 +206,14 @@ class MegatronDream(LM):
     def _plan(self, number: int, request: Any) -> tuple[int, Row, Settings]:
         context, options = request.args
         before, is_gap, after = context.partition(GAP)
-        asked = options.get("max_gen_toks") or 256
         if is_gap:
             settings = self._settings
             task = Task(str(number), Ask(gap=(before, after)), None)
             return number, self.model.encode(task, settings), settings
-        length = int(self._settings.sampling.get("max_new_tokens", asked))
         settings = Settings(seed=self._seed).with_options(
-            {"max_new_tokens": length, **self._settings.sampling}
+            {**asked_sampling(options), **self._settings.sampling}
         )
+        length = int(settings.sampling["max_new_tokens"])
         ids = self._context(context)
         room = self.sampler.max_position - length
         if room < 2:
@@ -225,7 +230,7 @@ class MegatronDream(LM):
         tasks = [self._task(request) for request in mine]
         seeds = [self._seed_of(requests, number) for number, _, _ in plans]
         made = self.model.answer([row for _, row, _ in plans], seeds, tasks, plans[0][2])
-        stops = [_until(request.args[1]) for request in mine]
+        stops = [stops_of(request.args[1]) for request in mine]
         return [cut_at_stops(one.text, stop) for one, stop in zip(made, stops, strict=True)]
 
     def _seed_of(self, requests: Sequence[Any], number: int) -> int:
@@ -251,11 +256,6 @@ def _go_together(first: tuple[int, Row, Settings], other: tuple[int, Row, Settin
     is_gap = bool(first[1].suffix), bool(other[1].suffix)
     same_masks = first[1].num_masks == other[1].num_masks
     return first[2] == other[2] and same_masks and is_gap[0] == is_gap[1]
-
-
-def _until(options: dict[str, Any]) -> list[str]:
-    until = options.get("until") or []
-    return [until] if isinstance(until, str) else list(until)
 
 
 def _question(request: Any) -> int:

@@ -167,6 +167,7 @@ def run_lm_eval(
     chat: bool = False,
     limit: int | None = None,
     shots: int | None = None,
+    batch_size: int = 32,
     environment: dict[str, str] | None = None,
 ) -> dict[str, Estimate]:
     """Scores of lm_eval's tasks, each with its standard error's interval of 95%.
@@ -182,6 +183,7 @@ def run_lm_eval(
         chat: contexts by the chat template.
         limit: documents of each task.
         shots: None: the task's own.
+        batch_size: rows of a forward pass; of generations, answers at a time.
         environment: further variables.
 
     Raises:
@@ -198,6 +200,7 @@ def run_lm_eval(
         "--tasks", ",".join(tasks),
         "--output_path", str((folder / "results.json").absolute()),
         "--use_cache", str((folder / "answers").absolute()),
+        "--batch_size", str(batch_size),  # its own default, 1, would overrule that of our class
         "--log_samples",
     ]  # fmt: skip
     if include is not None:

@@ -81,12 +81,14 @@ class Overlay:
         """
         writable = writable.absolute()
         command = [str(self.python), *arguments]
-        if self.shuts_in if shuts_in is None else shuts_in:
+        is_shut_in = self.shuts_in if shuts_in is None else shuts_in
+        if is_shut_in:
             readable = (self.python.parent.parent, ROOT)
             command = [*bubblewrap(writable, readable), *command]
         kept = {k: v for k, v in os.environ.items() if k not in VARIABLES}
+        hub = writable / ".cache" / "huggingface" if is_shut_in else hub_cache()
         home = {"HOME": str(writable), "XDG_CACHE_HOME": str(writable / ".cache"),
-                "HF_HOME": kept.get("HF_HOME", str(writable / ".cache" / "huggingface"))}  # fmt: skip
+                "HF_HOME": kept.get("HF_HOME", str(hub))}  # fmt: skip
         try:
             done = subprocess.run(
                 command,
@@ -107,6 +109,12 @@ class Overlay:
                 f"{' '.join(arguments[:2])} failed with exit code {done.returncode}: {words}"
             )
         return done.stdout
+
+
+def hub_cache() -> Path:
+    """Where the hub's libraries keep what this user has fetched, where HF_HOME does not say."""
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "huggingface"
 
 
 def bubblewrap(writable: Path, readable: Sequence[Path] = ()) -> list[str]:

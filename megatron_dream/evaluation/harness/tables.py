@@ -76,8 +76,8 @@ def _ours(
     if result.scores is None:
         return f"not scored: {result.note} |", ""
     scores = result.scores
-    left_out = f" ({scores.num_unjudged} left out)" if scores.num_unjudged else ""
-    return _cells(scores.pass_at[1]), f"{scores.num_tasks}{left_out}"
+    left_out = scores.num_unjudged and f" ({scores.num_unjudged} left out: not the paper's score)"
+    return _cells(scores.pass_at[1]), f"{scores.num_tasks}{left_out or ''}"
 
 
 def _mean_of_plus(results: Results) -> tuple[str, str]:

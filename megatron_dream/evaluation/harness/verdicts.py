@@ -22,6 +22,7 @@ from .records import Key
 
 Json = dict[str, Any]
 MEMORY = 4 << 30  # bytes of a program, as EvalPlus has it
+OUTPUT = 64 << 20  # bytes that a script prints; right answers of contests have more than 1 MiB
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class JudgeOptions:
         Raises:
             MissingDependencyError: programs cannot be shut in here.
         """
-        limits = Limits(cpu=cpu_seconds, wall=60.0 + 4 * cpu_seconds, memory=MEMORY)
+        limits = Limits(cpu=cpu_seconds, wall=60.0 + 4 * cpu_seconds, memory=MEMORY, output=OUTPUT)
         try:
             judge = start_judge(self.workers, limits, self.isolation, self.endpoints)
         except SandboxUnavailable as error:

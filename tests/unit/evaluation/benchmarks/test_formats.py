@@ -10,6 +10,7 @@ import zlib
 import pytest
 
 from megatron_dream.errors import ConfigError, DataError
+from megatron_dream.evaluation.benchmarks import livecodebench
 from megatron_dream.evaluation.benchmarks.base import cut_at_stops
 from megatron_dream.evaluation.benchmarks.cruxeval import is_expression
 from megatron_dream.evaluation.benchmarks.livecodebench import LiveCodeBench
@@ -272,6 +273,7 @@ def test_gzip_lists_and_parquet_are_read(tmp_path):
     [
         (b"\x1f\x8b\x08broken", "not readable"),
         (b"not gzip", "not readable"),
+        (gzip.compress(b"", mtime=0)[:10] + b"\xff" * 20, "not readable"),
         (gzip.compress(b"[1]\n"), "no object"),
         (gzip.compress(b'{"task_id": "a"}\n'), "is missing"),
         (
@@ -355,3 +357,91 @@ def test_a_record_that_is_no_python_is_told(tmp_path):
     (tmp_path / "mbppplus.jsonl").write_text(json.dumps({**MBPP_HUB, "code": "def add("}) + "\n")
     with pytest.raises(DataError, match="record 1: its code or a test is no Python"):
         benchmark("mbpp", "base").tasks(tmp_path)
+
+
+def contest_lines(tmp_path, judge, record, answers):
+    """What the judge says of several programs for one contest task."""
+    (tmp_path / "livecodebench.jsonl").write_text(json.dumps(record) + "\n")
+    kind = benchmark("livecodebench", "instruct")
+    (task,) = kind.tasks(tmp_path)
+    samples = {
+        (task.id, n): {"task_id": task.id, "sample_index": n, "answer": f"```python\n{answer}\n```"}
+        for n, answer in enumerate(answers)
+    }
+    return judge_samples(kind, [task], samples, judge, quiet=True).lines
+
+
+def test_livecodebench_compares_printed_numbers_as_numbers(tmp_path, judge):
+    """Its checker strips lines and compares words as decimals, exactly."""
+    case = {"input": "", "output": "3.50 2\nyes\n100000000000000001", "testtype": "stdin"}
+    record = contest(1, "2025-01-01", [case], "[]")
+    right = ["  3.5 2.0 ", "\tyes", "100000000000000001.0"]
+    wrong = (
+        ["3.5 2", "yes", "100000000000000000"],
+        ["3.5 2", "no", "100000000000000001"],
+        ["3.5", "2", "yes", "100000000000000001"],
+        ["3.5 sNaN", "yes", "100000000000000001"],
+    )
+    programs = [
+        "import sys\nsys.stdout.write(" + repr("\n".join(lines) + "\n") + ")"
+        for lines in (right, *wrong)
+    ]
+    lines = contest_lines(tmp_path, judge, record, programs)
+    assert [line["passed"] for line in lines] == [True, False, False, False, False], lines
+
+
+def test_livecodebench_takes_a_bare_function_and_no_inner_tuples(tmp_path, judge):
+    case = {"input": "[1, 2]", "output": "[[1, 2]]", "testtype": "functional"}
+    record = contest(1, "2025-01-01", [case], "[]", '{"func_name": "pairs"}', "class")
+    bodies = ("[xs]", "(xs,)", "[tuple(xs)]")  # whole answers may be tuples, parts of them not
+    lines = contest_lines(
+        tmp_path, judge, record, [f"def pairs(xs):\n    return {body}" for body in bodies]
+    )
+    assert [line["passed"] for line in lines] == [True, True, False], lines
+
+
+def test_a_case_of_a_contest_has_its_own_time(tmp_path, judge, monkeypatch):
+    monkeypatch.setattr(livecodebench, "_CASE_SECONDS", 0.5)
+    case = {"input": "", "output": "1", "testtype": "stdin"}
+    slow = "import time\nwhile time.process_time() < 1.5:\n    pass\nprint(1)"
+    lines = contest_lines(
+        tmp_path, judge, contest(1, "2025-01-01", [case], "[]"), [slow, "print(1)"]
+    )
+    assert [line["outcome"] for line in lines] == ["timeout", "passed"], lines
+
+
+@pytest.mark.parametrize("damage", [b"junk", pickle.dumps("[]")[:-3], pickle.dumps(b"\xff")])
+def test_damaged_private_tests_are_told_in_a_sentence(damage):
+    record = contest(5, "2025-01-01", [STDIN], base64.b64encode(zlib.compress(damage)).decode())
+    with pytest.raises(DataError, match=r"f\.jsonl: (private_test_cases|its tests)"):
+        LiveCodeBench("instruct").task(record, "f.jsonl")
+
+
+@pytest.mark.parametrize(
+    "name, answer, wanted",
+    [
+        ("cruxeval_output", "It adds.\nSo 16 == 16\n17\n", "17"),
+        ("cruxeval_input", "f(17) is 18.\nf(16)", "f(16)"),
+        ("cruxeval_output_direct", "assert f(16) == 17", "17"),
+    ],
+)
+def test_thinking_without_a_marked_answer_ends_with_it(name, answer, wanted):
+    """As the public recipe takes it (cruxeval's openai_prompt.py)."""
+    assert benchmark(name, "instruct").answer(answer) == wanted
+
+
+def test_a_byte_order_mark_and_windows_lines_are_read(tmp_path):
+    (tmp_path / "HumanEval.jsonl").write_bytes(
+        b"\xef\xbb\xbf" + json.dumps(HUMANEVAL).encode() + b"\r\n"
+    )
+    assert len(benchmark("humaneval", "base").tasks(tmp_path)) == 1
+
+
+def test_setup_code_of_mbpp_stands_before_its_assertions(tmp_path, judge):
+    record = {
+        **MBPP_HUB, "test_setup_code": "three = 3", "test_list": ["assert add(1, 2) == three"],
+    }  # fmt: skip
+    (tmp_path / "mbpp.jsonl").write_text(json.dumps(record) + "\n")
+    kind = benchmark("mbpp", "base")
+    (verdict,) = judge_references(kind, kind.tasks(tmp_path), judge).values()
+    assert verdict.passed, verdict

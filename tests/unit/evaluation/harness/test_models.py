@@ -4,11 +4,12 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from megatron_dream.errors import ConfigError, DataError
+from megatron_dream.errors import ConfigError, DataError, ModelFolderError
 from megatron_dream.evaluation.benchmarks.base import Ask, Task
 from megatron_dream.evaluation.harness.autoregressive import AutoregressiveModel
 from megatron_dream.evaluation.harness.diffusion import DiffusionModel, PublicDream
@@ -101,6 +102,42 @@ def test_public_dream_gets_masks_of_pairs(model):
     ]
     with pytest.raises(ConfigError, match="neither a Dream-type model"):
         PublicDream(object())
+
+
+def test_rotary_frequencies_that_loading_left_unset_are_refused(model):
+    class Public(torch.nn.Module):
+        config = SimpleNamespace(rope_theta=1e6)
+
+        def __init__(self, inv_freq):
+            super().__init__()
+            self.register_buffer("inv_freq", inv_freq, persistent=False)
+
+        def diffusion_generate(self):
+            raise AssertionError
+
+    right = 1e6 ** -(torch.arange(0, 128, 2) / 128)
+    PublicDream(Public(right))
+    for wrong in (torch.zeros(64), torch.full((64,), float("nan")), right * 1e4):
+        with pytest.raises(ModelFolderError, match="import-hf"):
+            PublicDream(Public(wrong))
+
+
+def test_blocks_of_a_model_without_a_cache_are_run_exactly(model, capsys):
+    """Public Dream has none, and the paper's settings for LiveCodeBench ask for one."""
+
+    class Callable:
+        config = model.sampler.model.config
+
+        def __call__(self, input_ids, attention_mask=None, position_ids=None):
+            return model.sampler.model(input_ids, attention_mask, position_ids)
+
+    bare = DiffusionModel(dataclasses.replace(model.sampler, model=Callable()))
+    asked = Settings(sampling={**SAMPLING, "block_length": 3, "steps": 6, "cache": "prefix"})
+    exact = Settings(sampling={**SAMPLING, "block_length": 3, "steps": 6})
+    rows = [model.encode(TASKS[0], asked)]
+    made = [bare.answer(rows, [7], TASKS[:1], asked) for _ in range(2)]
+    assert made[0] == made[1] == bare.answer(rows, [7], TASKS[:1], exact)
+    assert capsys.readouterr().out.count("cannot keep prefix caches") == 1
 
 
 def test_other_weights_have_another_name(export, tmp_path):

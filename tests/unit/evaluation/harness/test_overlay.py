@@ -23,6 +23,15 @@ def test_a_command_gets_a_home_of_its_own_and_no_hub(tmp_path, monkeypatch):
     assert OPEN.run(["-c", code], tmp_path).split() == [str(tmp_path), "1", "False"]
 
 
+def test_a_command_that_is_not_shut_in_reads_the_users_hub_cache(tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_HOME", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    code = "import os; print(os.environ['HF_HOME'])"
+    assert OPEN.run(["-c", code], tmp_path).strip() == "/somewhere/huggingface"
+    monkeypatch.setenv("HF_HOME", "/said")
+    assert OPEN.run(["-c", code], tmp_path).strip() == "/said"
+
+
 def test_failures_are_told_with_their_last_words(tmp_path):
     with pytest.raises(DataError, match=r"exit code 3: [\s\S]*it went wrong"):
         OPEN.run(

@@ -1,8 +1,11 @@
 """Suites and tables: what belongs to whom, our numbers beside the paper's, nothing that was not measured."""
 
+import dataclasses
+
 import pytest
 
 from megatron_dream.errors import ConfigError, DataError
+from megatron_dream.evaluation.harness.command import Evaluation, _changes, _report
 from megatron_dream.evaluation.harness.evaluators import compare, comparison_table, read_evalplus
 from megatron_dream.evaluation.harness.published import PUBLISHED, TABLES
 from megatron_dream.evaluation.harness.scores import Estimate, Scores
@@ -100,3 +103,15 @@ def test_evalplus_results(tmp_path):
     path.write_text('{"eval": {"a": [{}]}}')
     with pytest.raises(DataError, match=r"no results of evalplus"):
         read_evalplus(path, is_base=True)
+
+
+def test_a_score_of_a_part_or_of_other_settings_is_told(tmp_path):
+    part = {"bigcodebench_instruct": [Result(scores(0.5, num_unjudged=900))]}
+    assert "(900 left out: not the paper's score)" in paper_tables(part, "instruct", {})
+    wanted = Evaluation(tmp_path, "paper", "instruct", tmp_path, tmp_path)
+    assert _changes(wanted) == ""
+    changed = dataclasses.replace(wanted, steps=(64, 512), limit=5, sampling={"temperature": 0.5})
+    told = _changes(changed)
+    assert "temperature 0.5, steps 64, limit 5" in told
+    _report(changed, part, {})
+    assert (tmp_path / "results.md").read_text().startswith(told)
