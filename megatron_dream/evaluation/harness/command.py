@@ -298,23 +298,39 @@ def _lm_eval(wanted: Evaluation, names: Sequence[str]) -> dict[str, Estimate]:
         arguments = {"mc_num": wanted.mc_num, "seed": wanted.seed, **sampling, **wanted.sampling}
         if wanted.weights is not None:
             arguments["weights"] = wanted.weights
+        folder = wanted.output / "lm_eval" / task
+        folder.mkdir(parents=True, exist_ok=True)
+        check_run(folder, _lm_eval_identity(wanted, task, shots, arguments))
         try:
             found |= run_lm_eval(
                 overlay,
                 wanted.model,
                 [task],
-                wanted.output / "lm_eval" / task,
+                folder,
                 model_args=arguments,
                 is_autoregressive=wanted.goes_left_to_right,
                 chat=wanted.style == "instruct",
                 limit=wanted.limit,
                 shots=shots,
+                batch_size=wanted.batch_size,
             )
         except DataError as error:
             if wanted.tasks or len(names) == 1:
                 raise
             print(f"{task} is not measured: {error}")
     return found
+
+
+def _lm_eval_identity(wanted: Evaluation, task: str, shots: int, arguments: Json) -> Json:
+    """What lm_eval's cache of answers, which knows texts alone, was made with."""
+    return {
+        "task": task,
+        "style": wanted.style,
+        "model": fingerprint(wanted.model),
+        "shots": shots,
+        "arguments": arguments,
+        "version": __version__,
+    }
 
 
 def _report(

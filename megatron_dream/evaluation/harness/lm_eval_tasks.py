@@ -167,6 +167,7 @@ def run_lm_eval(
     chat: bool = False,
     limit: int | None = None,
     shots: int | None = None,
+    batch_size: int = 32,
     environment: dict[str, str] | None = None,
 ) -> dict[str, Estimate]:
     """Scores of lm_eval's tasks, each with its standard error's interval of 95%.
@@ -182,6 +183,7 @@ def run_lm_eval(
         chat: contexts by the chat template.
         limit: documents of each task.
         shots: None: the task's own.
+        batch_size: rows, or answers, that run together; without it lm_eval says 1.
         environment: further variables.
 
     Raises:
@@ -196,6 +198,7 @@ def run_lm_eval(
         "--model", "hf" if is_autoregressive else "megatron_dream",
         "--model_args", ",".join(f"{name}={value}" for name, value in given.items()),
         "--tasks", ",".join(tasks),
+        "--batch_size", str(batch_size),
         "--output_path", str((folder / "results.json").absolute()),
         "--use_cache", str((folder / "answers").absolute()),
         "--log_samples",
