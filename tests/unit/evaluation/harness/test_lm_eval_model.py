@@ -52,8 +52,11 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 
         sys.modules["lm_eval.api.model"].LM = LM  # type: ignore[attr-defined]
         sys.modules["lm_eval.api.registry"].register_model = lambda _: lambda kind: kind  # type: ignore[attr-defined]
+        monkeypatch.delitem(sys.modules, NAME, raising=False)
+        yield importlib.import_module(NAME)
+        del sys.modules[NAME]
+        return
     yield importlib.import_module(NAME)
-    sys.modules.pop(NAME, None)
 
 
 @pytest.fixture
@@ -84,6 +87,17 @@ def test_pairs_are_lm_evals_own(model: Any) -> None:
     # a melted token hides the continuation's first letter, and the rest is behind it
     assert model._pair("ab", "cd") == ([BOS, *letters("ab")], letters("d"))
     assert model._pair("ab", "") == ([BOS, *letters("ab")], [])
+
+
+def test_pairs_beside_lm_evals_code(model: Any) -> None:
+    """The code that lm_eval's own models run, over our tokenizer."""
+    api = pytest.importorskip("lm_eval.api.model", reason="needs lm_eval: docs/evaluation.md")
+    if not hasattr(api, "TemplateLM"):
+        pytest.skip("needs lm_eval: docs/evaluation.md")
+    theirs = SimpleNamespace(backend="causal", tok_encode=model._context)
+    for context, continuation in (("ad", "ef"), ("ad ", "ef"), ("ab", "cd"), ("ab\n\n", " cd")):
+        found = api.TemplateLM._encode_pair(theirs, context, continuation)
+        assert model._pair(context, continuation) == found
 
 
 def test_a_continuation_that_has_melted_whole_is_scored(model: Any) -> None:
