@@ -81,6 +81,7 @@ const Gif = (() => {
       prefix = pixels[i];
     }
     put(prefix);
+    if (next >= 1 << size && next < LIMIT) size += 1; // the reader's table grew by the code just read
     put(END);
     if (bits > 0) bytes.push(held & 255);
     return bytes;

@@ -227,7 +227,7 @@
 
   // ---- GIF and PNG: the shown canvases drawn as pictures
 
-  const LINE = 20, PAD = 16, FONT = 13;
+  const LINE = 20, PAD = 16, FONT = 13, TALLEST = 8000; // browsers draw nothing on much taller ones
   const SWATCHES = 16, SWATCH = 8; // of the ramp that says which colour is which step
   const ground = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -302,8 +302,9 @@
       + rows.slice(0, i).reduce((sum, lines) => sum + (lines + 1) * LINE + 2 * PAD, 0));
     const surface = context.canvas;
     surface.width = scale * columns * (width + 2 * PAD);
-    surface.height = scale * Math.min(8000,
-      tops[rows.length - 1] + (rows[rows.length - 1] + 1) * LINE + 2 * PAD);
+    const whole = tops[rows.length - 1] + (rows[rows.length - 1] + 1) * LINE + 2 * PAD;
+    const height = Math.min(TALLEST, whole);
+    surface.height = scale * height;
     context.scale(scale, scale); // for good: a new size has reset all of the context
     context.font = mono;
     const paint = (steps) => {
@@ -318,6 +319,11 @@
         context.fillText(nameOf(panel.number), left, top + LINE - 6, width);
         drawPieces(context, layOut(piecesOf(panel, steps), width, measure).placed, left, top + LINE);
       });
+      if (whole <= TALLEST) return;
+      context.fillStyle = ground("--bg");
+      context.fillRect(0, height - LINE, surface.width, LINE);
+      context.fillStyle = ground("--soft");
+      context.fillText("cut here: the rest does not fit into a picture", PAD, height - 6);
     };
     return { surface, paint, pixels: () => context.getImageData(0, 0, surface.width, surface.height) };
   };
@@ -347,11 +353,14 @@
     save.disabled = true;
     const { paint, pixels } = painter(counts);
     const frame = (i) => { paint(counts[i]); return pixels(); };
-    const blob = await Gif.encode(number, frame, delay,
-      (done) => { save.textContent = `${done} of ${number}`; });
-    download(blob, "samples.gif");
-    save.textContent = "Save GIF";
-    save.disabled = false;
+    try {
+      const blob = await Gif.encode(number, frame, delay,
+        (done) => { save.textContent = `${done} of ${number}`; });
+      download(blob, "samples.gif");
+    } finally {
+      save.textContent = "Save GIF";
+      save.disabled = false;
+    }
   };
 
   samples.forEach((_, number) => {

@@ -306,12 +306,7 @@ def _lm_eval(wanted: Evaluation, names: Sequence[str]) -> dict[str, Estimate]:
         batch_size = wanted.batch_size if sampling else max(wanted.batch_size, LIKELIHOOD_BATCH)
         folder = wanted.output / "lm_eval" / task
         folder.mkdir(parents=True, exist_ok=True)
-        # lm_eval's cache knows a request by its text alone: another model's answers must not be in it
-        check_run(
-            folder,
-            {"task": task, "style": wanted.style, "model": model, "arguments": arguments, "shots": shots,
-             "batch_size": batch_size, "limit": wanted.limit, "version": __version__},
-        )  # fmt: skip
+        check_run(folder, _lm_eval_identity(wanted, task, model, shots, batch_size, arguments))
         try:
             found |= run_lm_eval(
                 overlay,
@@ -344,6 +339,22 @@ def _changes(wanted: Evaluation) -> str:
         return ""
     told = ", ".join(f"{name} {value}" for name, value in changed.items())
     return f"**Ours are not measured as the paper's**: {told}.\n\n"
+
+
+def _lm_eval_identity(
+    wanted: Evaluation, task: str, model: str, shots: int, batch_size: int, arguments: Json
+) -> Json:
+    """What lm_eval's cache of answers, which knows texts alone, was made with."""
+    return {
+        "task": task,
+        "style": wanted.style,
+        "model": model,
+        "shots": shots,
+        "arguments": arguments,
+        "batch_size": batch_size,
+        "limit": wanted.limit,
+        "version": __version__,
+    }
 
 
 def _report(

@@ -2,11 +2,13 @@
 
 Imported in the overlay environment only, where lm_eval_run.py makes it known to lm_eval's own command
 line. Likelihoods are bounds (SPEC 9); choices of one question share their draws.
-``--use_cache FILE`` makes a killed run go on.
+``--use_cache FILE`` makes a killed run go on; lm_eval's cache knows texts alone, neither model nor
+arguments.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,10 +22,13 @@ from lm_eval.api.registry import register_model
 from ... import parallel
 from ...config.schema import ParallelConfig
 from ...device import current_device
+from ...errors import ConfigError
 from ...launcher import launched
+from ...sampling.sampling_config import SamplingConfig
 from ..benchmarks.base import Ask, Task, cut_at_stops
 from ..likelihood import Request, loglikelihoods
 from ..likelihood.bound import WINDOW
+from ..likelihood.draws import check_draws
 from .diffusion import DiffusionModel
 from .lm_eval_options import asked_sampling, stops_of
 from .models import Row
@@ -46,6 +51,10 @@ class MegatronDream(LM):
         gap: of contexts with a gap: grow, or a number of masks.
         max_length: tokens of a scored row; longer contexts lose their oldest.
         sampling: fields of SamplingConfig for generations; they overrule what a task asks for.
+
+    Raises:
+        ConfigError: an argument is none of these.
+        ValueError: draws or mc_num cannot be.
     """
 
     def __init__(
@@ -63,6 +72,8 @@ class MegatronDream(LM):
         **sampling: Any,
     ) -> None:
         super().__init__()
+        _check(sampling)
+        check_draws(draws, int(mc_num))
         launch = launched()
         self._rank, self._world_size = launch.rank, launch.world_size
         if launch.world_size > 1:
@@ -115,38 +126,48 @@ class MegatronDream(LM):
         return self.sampler.tokenizer.decode(ids)
 
     def chat_template(self, chat_template: bool | str = False) -> str:
-        """The template's name, for the log of the run."""
+        """The template's name, for the log of the run; lm_eval asks before it measures.
+
+        Contexts that lm_eval has kept from an earlier run (``--cache_requests``) are rendered by nobody.
+        """
+        self._is_chat |= bool(chat_template)
         return self.sampler.chat_template.path if chat_template else ""
 
     # likelihoods
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """Bounds, nats. Whether greedy decoding would give the continuation is not tried: always False."""
-        pairs = [self._pair(*request.args) for request in requests]
-        found: list[tuple[float, bool]] = []
-        for first in range(0, len(requests), self._window):
-            part = slice(first, first + self._window)
-            asked = [
-                Request(context, continuation, _question(request))
-                for (context, continuation), request in zip(
-                    pairs[part], requests[part], strict=True
-                )
-            ]
-            for request, value in zip(requests[part], self._bounds(asked), strict=True):
-                found.append((value, False))
+        """Bounds, nats. Whether greedy decoding would give the continuation is not tried: always False.
+
+        Equal texts are scored once, as the first of them: lm_eval's cache knows no more of a request, and
+        a run that was killed must end as one that was not.
+        """
+        first_of: dict[Any, Any] = {}
+        for request in requests:
+            first_of.setdefault(request.args, request)
+        distinct = list(first_of.values())
+        found: dict[Any, tuple[float, bool]] = {}
+        for first in range(0, len(distinct), self._window):
+            part = distinct[first : first + self._window]
+            asked = [Request(*self._pair(*one.args), _question(one)) for one in part]
+            for request, value in zip(part, self._bounds(asked), strict=True):
+                found[request.args] = (value, False)
                 self.cache_hook.add_partial("loglikelihood", request.args, (value, False))
-        return found
+        return [found[request.args] for request in requests]
 
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
-        """Bounds of whole texts, in pieces that do not overlap."""
+        """Bounds of whole texts, in pieces that do not overlap; each piece has draws of its own."""
         bos, room = self.sampler.tokenizer.bos_id, self._max_length - 2
         found = []
         for request in requests:
             ids = self.sampler.tokenizer.encode(request.args[0])
-            pieces = [ids[first : first + room] for first in range(0, len(ids), room)]
-            asked = [Request([bos], piece) for piece in pieces]
+            pieces = [
+                Request([bos], ids[first : first + room], _question(request, first))
+                for first in range(0, len(ids), room)
+            ]
             # the text ends with its last piece: the others have no EOS behind them
-            value = sum(self._bounds(asked[:-1], append_eos=False)) + sum(self._bounds(asked[-1:]))
+            value = sum(self._bounds(pieces[:-1], append_eos=False)) + sum(
+                self._bounds(pieces[-1:])
+            )
             found.append(value)
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, value)
         return found
@@ -168,12 +189,23 @@ class MegatronDream(LM):
         )
 
     def _pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Ids of both, spaces between them on the continuation's side, as lm_eval's own models have it."""
+        """Ids of both, spaces between them on the continuation's side, as lm_eval's own models have it.
+
+        Where the continuation has melted into the context's last token, nothing is left of it behind as
+        many tokens as the context has, and lm_eval's own models fail: the text is then parted before the
+        first token that differs.
+        """
         stripped = context.rstrip()
         continuation = context[len(stripped) :] + continuation
         before = self._context(stripped)
         whole = self._context(stripped + continuation)
-        return before, whole[len(before) :]
+        start = len(before)
+        if continuation and start >= len(whole):
+            same = (a == b for a, b in zip(before, whole, strict=False))
+            start = next((n for n, is_same in enumerate(same) if not is_same), len(whole))
+            before = whole[:start]
+        # a chat without a context has no token that the continuation's first could be predicted from
+        return before or [self.sampler.tokenizer.bos_id], whole[start:]
 
     def _context(self, text: str) -> list[int]:
         tokenizer = self.sampler.tokenizer
@@ -258,7 +290,18 @@ def _go_together(first: tuple[int, Row, Settings], other: tuple[int, Row, Settin
     return first[2] == other[2] and same_masks and is_gap[0] == is_gap[1]
 
 
-def _question(request: Any) -> int:
-    """One number for all choices of a question."""
-    name = f"{request.task_name}/{request.doc_id}".encode()
-    return int.from_bytes(hashlib.sha256(name).digest()[:6], "little")
+def _check(sampling: dict[str, Any]) -> None:
+    """Refuse words that nobody reads: a likelihood would never ask for them."""
+    known = {one.name for one in dataclasses.fields(SamplingConfig)}
+    unknown = [name for name in sampling if name not in known]
+    if unknown:
+        raise ConfigError(
+            f"--model_args {unknown[0]}: neither an argument of this model class nor one of the sampler; "
+            "docs/evaluation.md lists them."
+        )
+
+
+def _question(request: Any, piece: int = 0) -> int:
+    """One number for all choices of a question; of long texts one for each piece."""
+    name = f"{request.task_name}/{request.doc_id}" + (f"/{piece}" if piece else "")
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "little")

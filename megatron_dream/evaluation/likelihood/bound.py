@@ -84,8 +84,8 @@ def loglikelihoods(
         draws: as there.
         seed: as there.
         batch_size: rows of a forward pass.
-        max_length: tokens of a row; a longer text loses the oldest tokens of its context. None: the
-            model's own limit.
+        max_length: tokens of a row; a longer text loses the oldest tokens of its context. None, or more
+            than the model's own limit: that limit.
         append_eos: a visible EOS behind the continuation.
         on_done: told the number of requests done, for progress.
 
@@ -135,7 +135,8 @@ def text_of(
     """
     end = [model.eos_token_id] if append_eos else []
     ids = np.array([*request.context, *request.continuation, *end], dtype=np.int64)
-    limit = model.max_length if max_length is None else max_length
+    limits = [known for known in (model.max_length, max_length) if known is not None]
+    limit = min(limits, default=None)
     cut = 0 if limit is None else max(0, len(ids) - limit)
     if cut > max(0, len(request.context) - 1):
         raise ValueError(

@@ -23,16 +23,17 @@ class EarlyStructure:
     Attributes:
         crude: share of pairs of one sample in which structure opens first, ties half.
         matched: the same over pairs whose first entropies lie in the same bin.
-        low: 2.5% of ``matched`` over samples drawn again.
-        high: 97.5%.
+        low: 2.5% of ``matched`` over samples drawn again; None: a single sample has such pairs, and
+            what is drawn again is always that one.
+        high: 97.5%, likewise.
         pairs: matched ones.
         samples: that have one.
     """
 
     crude: float
     matched: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     pairs: int
     samples: int
 
@@ -72,19 +73,26 @@ def early_structure(samples: Sequence[Opened], seed: int = 0) -> EarlyStructure 
     wins, pairs, crude_wins, crude_pairs = counted.sum(axis=0)
     if not pairs:
         return None
-    generator = np.random.Generator(np.random.Philox(seed))
-    drawn = generator.integers(0, len(samples), (RESAMPLES, len(samples)))
-    sums = counted[drawn][:, :, :2].sum(axis=1)
-    shares = sums[sums[:, 1] > 0]
-    low, high = np.quantile(shares[:, 0] / shares[:, 1], [0.025, 0.975])
+    with_pairs = int((counted[:, 1] > 0).sum())
+    low, high = _interval(counted[:, :2], seed) if with_pairs > 1 else (None, None)
     return EarlyStructure(
         crude=float(crude_wins / crude_pairs),
         matched=float(wins / pairs),
-        low=float(low),
-        high=float(high),
+        low=low,
+        high=high,
         pairs=int(pairs),
-        samples=int((counted[:, 1] > 0).sum()),
+        samples=with_pairs,
     )
+
+
+def _interval(counted: Floats, seed: int) -> tuple[float, float]:
+    """95% of the share of wins [samples, 2] in pairs, over samples drawn again."""
+    generator = np.random.Generator(np.random.Philox(seed))
+    drawn = generator.integers(0, len(counted), (RESAMPLES, len(counted)))
+    sums = counted[drawn].sum(axis=1)
+    shares = sums[sums[:, 1] > 0]
+    low, high = np.quantile(shares[:, 0] / shares[:, 1], [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _count(sample: Opened, edges: Floats) -> tuple[float, float, float, float]:

@@ -83,8 +83,9 @@ class OrderRecord:
         """The first setting that forces a part of the order, as ``name value``; None: there is none."""
         for name, free in _UNFORCED.items():
             value = self.settings.get(name, free)
-            # a block as long as the canvas is the canvas; no penalty may be said as 0
-            is_whole = name == "block_length" and value == self.settings.get("max_new_tokens")
+            # a block that holds the canvas is no block; no penalty may be said as 0
+            canvas = self.settings.get("max_new_tokens")
+            is_whole = name == "block_length" and _is_at_least(value, canvas)
             if value != free and value != 0 and not is_whole:
                 return f"{name} {value}"
         return None
@@ -182,8 +183,12 @@ def read_records(path: Path | str) -> list[OrderRecord]:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path} is no file; name one that sample --history has written.")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is no text; name one that sample --history has written.") from None
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             records.append(_record(line, f"{path}, line {number}"))
     if not records:
@@ -208,6 +213,10 @@ def _record(line: str, where: str) -> OrderRecord:
     return OrderRecord(**{**known, "settings": known.get("settings") or {}}, where=where)
 
 
+def _is_at_least(value: Any, other: Any) -> bool:
+    return type(value) is int and type(other) is int and value >= other
+
+
 def _is_list(value: Any, kinds: tuple[type, ...], count: int | None = None) -> bool:
     is_right = isinstance(value, list) and all(type(one) in kinds for one in value)
     return is_right and (count is None or len(value) == count)
@@ -228,7 +237,11 @@ _CHECKS = {
         or (_is_list(value, (int, float), _count(known)) and all(map(math.isfinite, value)))
     ),
     "confidence": lambda value, known: (
-        value is None or _is_list(value, (int, float, type(None)), _count(known))
+        value is None
+        or (
+            _is_list(value, (int, float, type(None)), _count(known))
+            and all(one is None or math.isfinite(one) for one in value)
+        )
     ),
     "settings": lambda value, known: value is None or isinstance(value, dict),
 }

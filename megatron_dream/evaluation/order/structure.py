@@ -24,9 +24,9 @@ NO_SEGMENT = -1
 _FENCE = re.compile(r"^[ \t]*```[^\n]*(?:\n|$)", re.MULTILINE)
 # Begins of lines that prose has not, though "for", "if" and "return" may begin a sentence too.
 _STATEMENT = re.compile(
-    r"^[ \t]*(?:(?:async[ \t]+)?def[ \t]+\w+[ \t]*\(|class[ \t]+\w+[ \t]*[:(]|import[ \t]+[\w.]+[ \t]*$"
-    r"|from[ \t]+[\w.]+[ \t]+import\b|(?:for|while|if|elif|with)\b[^\n]*:[ \t]*$|(?:else|try|except\b[^\n]*):"
-    r"[ \t]*$|return[ \t]+[\w.\[\]()]+[ \t]*$)",
+    r"^[ \t]*(?:(?:async[ \t]+)?def[ \t]+\w+[ \t]*\(|class[ \t]+\w+[ \t]*[:(]|import[ \t]+[\w.]+[ \t\r]*$"
+    r"|from[ \t]+[\w.]+[ \t]+import\b|(?:for|while|if|elif|with)\b[^\n]*:[ \t\r]*$"
+    r"|(?:else|try|except\b[^\n]*):[ \t\r]*$|return[ \t]+[\w.\[\]()]+[ \t\r]*$)",
     re.MULTILINE,
 )
 _PARTS_OF_CODE = re.compile(
@@ -38,6 +38,9 @@ _PARTS_OF_CODE = re.compile(
 _PARTS_OF_PROSE = re.compile(
     r"^[ \t]*(?:[-*#>+]+[ \t]+|\d+[.)][ \t]+)?\S+|[.,:;!?()\[\]{}\"'`]", re.MULTILINE
 )
+
+# What a token of bytes that are no character of their own is shown as (tokenizer/base.py: bytes_text).
+_BYTES = re.compile(r"(?:<0x[0-9A-F]{2}>)+")
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,9 @@ def layout_of(prefix: str, tokens: Sequence[str]) -> Layout:
         prefix: what the sample goes on from, which says how it is to be read.
         tokens: their texts.
     """
-    marks = _Marks(prefix + "".join(tokens))
+    # Parts of a character read as letters: in a name, where signs would end the code, they are some.
+    read = ["x" * len(token) if _BYTES.fullmatch(token) else token for token in tokens]
+    marks = _Marks(prefix + "".join(read))
     for start, end, is_fenced in _parts(marks.text):
         if is_fenced or _looks_like_code(marks.text[start:end]):
             marks.has_code = True
@@ -145,9 +150,10 @@ def _looks_like_code(text: str) -> bool:
 
 
 def _holds_statements(tree: ast.Module) -> bool:
-    """More than names, constants and what is made of them."""
+    """More than names, constants and what is made of them, as a line of prose like ``Answer: 42`` is."""
     for statement in tree.body:
-        if not isinstance(statement, ast.Expr):
+        is_annotation = isinstance(statement, ast.AnnAssign) and statement.value is None
+        if not (isinstance(statement, ast.Expr) or is_annotation):
             return True
         if any(isinstance(node, ast.Call) for node in ast.walk(statement)):
             return True
@@ -172,12 +178,12 @@ def _mark_code(marks: _Marks, start: int, end: int) -> None:
     middle = start + length
     text = marks.text[start:middle]
     offsets = _Offsets(text)
-    for first, last, is_header in sorted(_statements(tree, offsets)):
+    for first, last, is_header in sorted(_statements(tree, text, offsets)):
         marks.add_segment(start + first, start + last)
         if is_header:
             marks.is_structure[start + first : start + last] = True
-    for first, last in _keywords_and_brackets(text, offsets):
-        marks.is_structure[start + first : start + last] = True
+    for first, last, is_structure in _known_tokens(text, offsets):
+        marks.is_structure[start + first : start + last] = is_structure
     marks.add_rest_of_lines(start, middle)
     marks.add_lines(middle, end)
     marks.add_structure(middle, end, _PARTS_OF_CODE)
@@ -201,7 +207,7 @@ class _Offsets:
         return int(self._starts[line - 1]) + column
 
 
-def _statements(tree: ast.Module, offsets: _Offsets) -> Iterator[tuple[int, int, bool]]:
+def _statements(tree: ast.Module, text: str, offsets: _Offsets) -> Iterator[tuple[int, int, bool]]:
     """(start, end, is a def or class header) of each statement; of a compound one up to its body."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.stmt):
@@ -214,18 +220,29 @@ def _statements(tree: ast.Module, offsets: _Offsets) -> Iterator[tuple[int, int,
             line, column = first.lineno, first.col_offset
             if decorators:
                 line, column = decorators[0].lineno, max(0, decorators[0].col_offset - 1)
-            end = offsets.of_bytes(line, column)
+            end = start + _header_length(text[start : offsets.of_bytes(line, column)])
         else:
             end = offsets.of_bytes(node.end_lineno or node.lineno, node.end_col_offset or 0)
         is_header = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
         yield start, end, is_header
 
 
-def _keywords_and_brackets(text: str, offsets: _Offsets) -> Iterator[tuple[int, int]]:
+def _header_length(text: str) -> int:
+    """Characters of a header, without the lines of blanks and comments that stand before its body."""
+    lines = text.split("\n")
+    while len(lines) > 1 and re.fullmatch(r"\s*(?:#.*)?", lines[-1]):
+        lines.pop()
+    return len("\n".join(lines))
+
+
+def _known_tokens(text: str, offsets: _Offsets) -> Iterator[tuple[int, int, bool]]:
+    """(start, end, is structure) of brackets and keywords, which are, and of comments, which are not."""
     try:
         for token in tokenize.generate_tokens(io.StringIO(text, newline="").readline):
             is_bracket = token.type == tokenize.OP and token.string in "()[]{}"
-            if is_bracket or (token.type == tokenize.NAME and keyword.iskeyword(token.string)):
-                yield offsets.of_characters(*token.start), offsets.of_characters(*token.end)
+            is_keyword = token.type == tokenize.NAME and keyword.iskeyword(token.string)
+            if is_bracket or is_keyword or token.type == tokenize.COMMENT:
+                first, last = (offsets.of_characters(*end) for end in (token.start, token.end))
+                yield first, last, token.type != tokenize.COMMENT
     except (tokenize.TokenError, SyntaxError):
         return  # at the end of what parses nothing is missing but a line's end

@@ -60,16 +60,20 @@ def _against_nulls(analysis: Analysis) -> list[str]:
 def _labels(analysis: Analysis) -> str:
     counts = ", ".join(f"{label} {count}" for label, count in analysis.labels.items())
     without = len(analysis.samples) - sum(analysis.labels.values())
-    return f"Labels: {counts}" + (f"; {without} too short for one." if without else ".")
+    without_one = f"; {without} without one: too short, or all in one step" if without else ""
+    return f"Labels: {counts}{without_one}."
 
 
 def _early(early: EarlyStructure | None) -> str:
     if early is None:
         return "Early structure at equal entropy: no pair of tokens to compare."
+    noun, interval = "sample" if early.samples == 1 else "samples", "no interval from one sample"
+    if early.low is not None and early.high is not None:
+        interval = f"{early.low:.1%} to {early.high:.1%}"
     return (
         f"Early structure: a token of structure opens before another in {early.crude:.1%} of pairs; in "
-        f"{early.matched:.1%} ({early.low:.1%} to {early.high:.1%}) of the {early.pairs} pairs of equal "
-        f"first-step entropy, from {early.samples} samples (50%: not early for what it is)."
+        f"{early.matched:.1%} ({interval}) of the {early.pairs} pairs of equal "
+        f"first-step entropy, from {early.samples} {noun} (50%: not early for what it is)."
     )
 
 

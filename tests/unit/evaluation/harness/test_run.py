@@ -13,7 +13,7 @@ import pytest
 from megatron_dream.errors import ConfigError, DataError
 from megatron_dream.evaluation.benchmarks.base import Ask, Task
 from megatron_dream.evaluation.benchmarks.registry import benchmark
-from megatron_dream.evaluation.harness import command
+from megatron_dream.evaluation.harness import command, lm_eval_tasks
 from megatron_dream.evaluation.harness.command import Evaluation
 from megatron_dream.evaluation.harness.flops import Shape
 from megatron_dream.evaluation.harness.models import Made, Model, Row
@@ -236,3 +236,25 @@ def test_an_evaluation_of_which_every_judgement_is_lost_does_not_end_well(tmp_pa
     assert (result.scores, result.num_lost, result.note) == (None, 2, "no sample could be judged")
     assert command._report(wanted, {"humaneval": [result]}, {}) == 1
     assert "2 samples could not be judged" in capsys.readouterr().out
+
+
+def test_lm_evals_cache_is_not_continued_with_other_settings(tmp_path, monkeypatch):
+    """It knows texts alone, and would give the old answers."""
+    asked = []
+    monkeypatch.setattr(Evaluation, "overlay", lambda self: "overlay")
+    monkeypatch.setattr(command, "fingerprint", lambda path: "weights")
+    monkeypatch.setattr(
+        lm_eval_tasks, "run_lm_eval", lambda *_, **named: asked.append(named) or {"piqa": 1}
+    )
+    wanted = Evaluation(tmp_path, "general", "base", tmp_path, tmp_path / "out", batch_size=5)
+    for _ in range(2):
+        assert command._lm_eval(wanted, ["lm_eval:piqa"]) == {"piqa": 1}
+    # 32 rows of a likelihood at least; lm_eval itself would take 1
+    assert [named["batch_size"] for named in asked] == [32, 32]
+    for change, told in (({"mc_num": 8}, "arguments"), ({"seed": 1}, "arguments")):
+        with pytest.raises(ConfigError, match=f"another evaluation .{told}"):
+            command._lm_eval(dataclasses.replace(wanted, **change), ["lm_eval:piqa"])
+    monkeypatch.setattr(command, "fingerprint", lambda path: "others")
+    with pytest.raises(ConfigError, match="another evaluation .model 'weights', now 'others'"):
+        command._lm_eval(wanted, ["lm_eval:piqa"])
+    assert len(asked) == 2

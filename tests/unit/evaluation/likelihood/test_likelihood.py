@@ -189,6 +189,10 @@ def test_a_long_context_loses_its_oldest_tokens() -> None:
     cut = loglikelihood(masked(tiny, limit=9), long, [1, 2], 8)
     assert cut == loglikelihood(masked(tiny), short, [1, 2], 8)
     assert cut != loglikelihood(masked(tiny), long, [1, 2], 8)
+    request = [Request(long, [1, 2])]
+    for limit, asked in ((9, None), (None, 9), (9, 99), (99, 9)):
+        found = loglikelihoods(masked(tiny, limit), request, 8, max_length=asked)
+        assert found == [cut]  # no more than is asked for, and no more than the model has
     with pytest.raises(ValueError, match="does not fit into 4"):
         loglikelihood(masked(tiny, limit=4), long, [1, 2, 3], 8)
 

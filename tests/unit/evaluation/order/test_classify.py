@@ -131,5 +131,8 @@ def test_early_structure_is_seen_where_it_is() -> None:
     found = early_structure([opened(steps, layout, [1.0] * len(steps))] * 3)
     assert found is not None
     assert found.matched == found.crude == found.low == found.high == 1.0
+    alone = early_structure([opened(steps, layout, [1.0] * len(steps))])
+    assert alone is not None and alone.samples == 1
+    assert alone.matched == 1.0 and alone.low is None and alone.high is None
     apart = [0.0 if kind == "structure" else 9.0 for kind in layout.kinds]
     assert early_structure([opened(steps, layout, apart)]) is None  # no pair is alike

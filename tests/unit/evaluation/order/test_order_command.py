@@ -133,6 +133,7 @@ def test_what_stands_behind_the_end_does_not_count(tmp_path: Path) -> None:
         (["--cache", "dual"], "block_length 32"),
         (["--pad-penalty", "2"], "pad_penalty 2.0"),
         (["--block-length", "12"], None),
+        (["--block-length", "13"], None),
         (["--pad-penalty", "0"], None),
         ([], None),
     ],
@@ -168,6 +169,7 @@ def test_an_order_that_was_forced_is_refused(
         ({"num_tokens": True}, "num_tokens"),
         ({"first_entropy": [0.1, math.nan]}, "first_entropy"),
         ({"confidence": ["x", 1]}, "confidence"),
+        ({"confidence": [None, math.inf]}, "confidence"),
         ({"settings": []}, "settings"),
     ],
 )
@@ -183,6 +185,9 @@ def test_files_that_hold_nothing(tmp_path: Path) -> None:
         read_records(tmp_path / "missing.jsonl")
     (tmp_path / "h.jsonl").write_text("\n")
     with pytest.raises(DataError, match="holds no sample"):
+        read_records(tmp_path / "h.jsonl")
+    (tmp_path / "h.jsonl").write_bytes(b"\x89PNG\r\n")
+    with pytest.raises(DataError, match="h.jsonl is no text"):
         read_records(tmp_path / "h.jsonl")
     (tmp_path / "h.jsonl").write_text("[1]\n")
     with pytest.raises(DataError, match="line 1: this is no JSON object"):

@@ -44,6 +44,18 @@ def test_code_by_statements_and_headers() -> None:
     ]
 
 
+def test_comments_are_no_part_of_a_header() -> None:
+    lines = ["def f(a):  # of (all)", "", "    # if it is", "    # so", "    for x in a:"]
+    text = "\n".join([*lines, "        # then", "        g(x)", ""])
+    layout, tokens = told(text)
+    assert [text.replace(" ", "") for text in segments(layout, tokens)] == [
+        *("deff(a):#of(all)", "#ifitis", "#so", "forxina:", "#then", "g(x)")
+    ]
+    assert of_kind(layout, tokens, "structure") == [*"def f ( a ) : for in ( )".split()]
+    layout, tokens = told("x = [1,\n     # both\n     2]\n")
+    assert len(segments(layout, tokens)) == 1
+
+
 def test_the_prefix_says_how_the_sample_is_read() -> None:
     layout, tokens = told("\n    return total\n", prefix="def add(a, b):\n    total = a + b")
     assert layout.is_code and segments(layout, tokens) == ["return total"]
@@ -106,6 +118,58 @@ def test_columns_beyond_ascii() -> None:
     layout, tokens = told("naïve = 'ß'; größe = (1)\n")
     assert segments(layout, tokens) == ["naïve = 'ß';", "größe = (1)"]
     assert of_kind(layout, tokens, "structure") == ["(", ")"]
+
+
+def test_tokens_that_split_a_character() -> None:
+    """The tokenizer shows such bytes by number: in a name they must not end the code."""
+    tokens = [
+        "na",
+        "<0xC3>",
+        "<0xAF>",
+        "ve",
+        " =",
+        " (",
+        "1",
+        ")",
+        "\n",
+        "y",
+        " =",
+        " [",
+        "]",
+        "\n",
+    ]
+    layout = layout_of("", tokens)
+    assert layout.is_code and max(layout.segments) == 1
+    assert of_kind(layout, tokens, "structure") == ["(", ")", "[", "]"]
+    assert layout.kinds[1:3] == ["other", "other"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def f(a):\n    if a:\n        g(a)\n    return a\n",
+        # nothing of these parses: their lines tell that they are code
+        "x = (\nimport os\n",
+        "y = [a\nif a:\n",
+        "z = (\nelse:\n",
+        "z = (\nreturn x\n",
+    ],
+)
+def test_line_ends_of_windows(code: str) -> None:
+    layout, tokens = told(code)
+    others = [token.replace("\n", "\r\n") for token in tokens]
+    other = layout_of("", others)
+    assert layout.is_code and other.is_code
+    for kind in ("structure", "other"):
+        assert of_kind(layout, tokens, kind) == of_kind(other, others, kind)
+    assert [" ".join(one.split()) for one in segments(layout, tokens)] == [
+        " ".join(one.split()) for one in segments(other, others)
+    ]
+
+
+def test_a_name_and_a_colon_are_no_code() -> None:
+    assert not told("Answer: 42\nBecause it is so.\n")[0].is_code
+    assert told("answer: int = 42\nBecause it is so.\n")[0].is_code
 
 
 text = st.text(
