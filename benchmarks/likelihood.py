@@ -25,6 +25,7 @@ from sampling import exported_code
 
 from megatron_dream.evaluation.likelihood import BATCH_SIZE, MaskedModel, Request, loglikelihoods
 from megatron_dream.evaluation.likelihood.draws import draw_masks
+from megatron_dream.training.provenance import source_commit
 
 CONTEXT, CHOICES = 96, 4
 LENGTHS = {"1 token": (1, 1), "2 to 4 tokens": (2, 4), "8 to 24 tokens": (8, 24)}
@@ -108,7 +109,10 @@ def main() -> int:
     with exported_code() as code:
         model = MaskedModel.of(make_model(code, options.vocabulary))
         count = sum(p.numel() for p in model.model.parameters())
-        print(f"{count / 1e6:.1f}M parameters, mc_num {options.mc_num}, {options.threads} threads")
+        print(
+            f"{count / 1e6:.1f}M parameters, mc_num {options.mc_num}, {options.threads} threads, "
+            f"commit {source_commit()}"
+        )
         for name, lengths in LENGTHS.items():
             requests = make_requests(lengths, options.questions, options.vocabulary)
             tokens = options.mc_num * sum(

@@ -69,7 +69,7 @@ def origin(overlay: Overlay, options: argparse.Namespace) -> list[str]:
     evalplus, lm_eval = done.stdout.split()
     return [
         f"`python tests/acceptance/harnesses.py --variants {options.variants} --limit {options.limit}` on "
-        f"commit {commit or 'unknown'}, evalplus {evalplus}, lm_eval {lm_eval}."
+        f"commit {commit or 'unknown'}, {time.strftime('%Y-%m-%d')}, evalplus {evalplus}, lm_eval {lm_eval}."
     ]
 
 

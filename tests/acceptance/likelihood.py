@@ -39,6 +39,7 @@ from megatron_dream.evaluation.likelihood import MaskedModel, enumerate_orders  
 from megatron_dream.evaluation.likelihood.draws import KINDS, plan_masks  # noqa: E402
 from megatron_dream.evaluation.plots import import_pyplot, save_figure  # noqa: E402
 from megatron_dream.files import atomic_write, write_json  # noqa: E402
+from megatron_dream.training.provenance import source_commit  # noqa: E402
 from tests.unit.sampling.plain_definition import BOS, MASK, PAD  # noqa: E402
 from tests.unit.sampling.tiny_transformer import TinyTransformer  # noqa: E402
 
@@ -357,7 +358,12 @@ def main() -> int:
     chain = Chain.drawn(seed=0)
     model = trained(chain, options.steps)
     print(f"trained: {time.monotonic() - started:.0f} s", flush=True)
-    report: dict[str, Any] = {"seeds": options.seeds, "steps": options.steps}
+    report: dict[str, Any] = {
+        "commit": source_commit(),
+        "date": time.strftime("%Y-%m-%d"),
+        "seeds": options.seeds,
+        "steps": options.steps,
+    }
     models = {"trained": model, "untrained": Letters(seed=0)}
     report["theory"] = {name: theory(one, chain) for name, one in models.items()}
     print(f"theory: {time.monotonic() - started:.0f} s", flush=True)

@@ -33,6 +33,7 @@ import math
 import os
 import re
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,6 +51,7 @@ from megatron_dream.evaluation.order.classify import LABELS  # noqa: E402
 from megatron_dream.evaluation.order.plot import plot_order  # noqa: E402
 from megatron_dream.evaluation.order.table import table_of  # noqa: E402
 from megatron_dream.files import atomic_write, write_json  # noqa: E402
+from megatron_dream.training.provenance import source_commit  # noqa: E402
 
 RESULTS = ROOT / "docs" / "results"
 TOTAL, NUM_FUNCTIONS, NEW, FEWEST = 30, 9, 64, 5
@@ -196,6 +198,7 @@ def main() -> int:
     plot_order(analysis, options.output / "order_labels.png")
     kept = scored(pairs)
     report = {"kappa": kappa(kept) if kept else None, "scored": len(kept), "pairs": pairs}
+    report |= {"commit": source_commit(), "date": time.strftime("%Y-%m-%d")}
     samples = [dataclasses.asdict(dataclasses.replace(one, where="")) for one in records]
     whole = {**report, "sources": names, "histories": samples}
     write_json(options.output / "order_labels.json", whole)
