@@ -53,6 +53,13 @@ class Kind(ABC):
             UserError: one of them cannot be measured; names the YAML's field.
         """
 
+    def ready(self) -> None:
+        """Before the first cell is measured: refuse what is missing on disk.
+
+        Raises:
+            UserError: a model or a file is not there.
+        """
+
     @abstractmethod
     def measure(self, cell: Cell, folder: Path) -> list[Row]:
         """Run a cell; what was killed goes on inside ``folder``.
