@@ -53,7 +53,7 @@ class Kind(ABC):
             UserError: one of them cannot be measured; names the YAML's field.
         """
 
-    def ready(self) -> None:
+    def ready(self) -> None:  # noqa: B027  a kind may need nothing
         """Before the first cell is measured: refuse what is missing on disk.
 
         Raises:
