@@ -22,7 +22,7 @@ def program_key(program: str) -> str:
 
 
 def chosen_by_majority(keys: Sequence[str]) -> int:
-    """The first answer of the largest group of equal programs; one without a program only where all are so."""
+    """The first answer of the largest group of equal programs; answers without a program are in none."""
     counts = Counter(key for key in keys if key)
     if not counts:
         return 0

@@ -149,7 +149,7 @@ def _best_of(
     tasks: Sequence[Task],
     by_task: ByTask,
 ) -> list[Row]:
-    """n answers, of which one is chosen: by the tests, and by the majority of equal programs."""
+    """Of n answers one is chosen: by the tests, and by the majority of equal programs."""
     stops = {task.id: (task, task.stops) for task in tasks}
     n = min(n, min(map(len, by_task.values())))  # one answer where nothing is drawn
     by_tests = {task: pass_at_k(len(lines), sum(bool(line["passed"]) for line in lines), n)

@@ -156,7 +156,7 @@ def _chance(num_settings: int, has_baseline: bool, num_scores: int) -> str:
     if not has_baseline or comparisons < 2:
         return ""
     return (
-        "The highest of several settings is chosen on the tasks that it is scored on, so its figure is somewhat "
-        f"too high; and of {comparisons} differences about {0.05 * comparisons:.2g} are shown at 95% "
+        "The highest of several settings is chosen on the tasks that it is scored on, so its figure is "
+        f"somewhat too high; and of {comparisons} differences about {0.05 * comparisons:.2g} are shown at 95% "
         "where there is none."
     )
