@@ -132,7 +132,7 @@ def _draw(axes: Any, rows: Sequence[Row], plot: Plot, y: str, names: Sequence[st
     for number, name in enumerate(names):
         style = {
             "color": COLOURS[number % len(COLOURS)],
-            "marker": _MARKERS[number % len(_MARKERS)],
+            "marker": _MARKERS[(number + number // len(COLOURS)) % len(_MARKERS)],
             "linestyle": _DASHES[number // len(COLOURS) % len(_DASHES)],
         }
         mine = [row for row in rows if _name(row, plot.series) == name and row.get(y) is not None]

@@ -163,7 +163,10 @@ def _best_of(
         by_majority[name] = majority_score(keys, passed, n, name)
     rows = []
     for how, values in (("tests", by_tests), ("majority", by_majority)):
-        told: Row = {**cell.columns, **known, "arm": f"{cell.columns['arm']}, best of n by {how}"}
+        arm = f"{cell.columns['arm']}, best of n by {how}"
+        # axes with labels have the arm's, too
+        named = {k: arm if v == cell.columns["arm"] else v for k, v in cell.columns.items()}
+        told: Row = {**named, **known}
         told |= {"tasks": row["tasks"], "samples": row["samples"], "best_of": n}
         told |= estimate_columns("score", bootstrap(list(values.values())))
         for name in ("passes", "flops", "seconds"):

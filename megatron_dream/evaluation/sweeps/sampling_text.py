@@ -157,6 +157,6 @@ def _chance(num_settings: int, has_baseline: bool, num_scores: int) -> str:
         return ""
     return (
         "The highest of several settings is chosen on the tasks that it is scored on, so its figure is "
-        f"somewhat too high; and of {comparisons} differences about {0.05 * comparisons:.2g} are shown at 95% "
-        "where there is none."
+        f"somewhat too high; and of {comparisons} differences about {0.05 * comparisons:.2g} are shown "
+        "at 95% where there is none."
     )
