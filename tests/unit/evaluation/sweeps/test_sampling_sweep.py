@@ -88,7 +88,7 @@ def cells(folder, *changes):
 
 
 class MadeUp(Model):
-    """Right in a share of draws that falls with the temperature; what it says has the length of its penalty."""
+    """Right in a share of draws that falls with the temperature; long answers under a factor."""
 
     kind, shape = "diffusion", Shape(1, 1, 1, 1)
     asked: list[tuple[str, int]] = []  # noqa: RUF012  over all instances of a test
@@ -136,7 +136,7 @@ def test_the_grid_and_the_arms(folder):
     "old, new, sentence",
     [
         ("[0.1, 1.0]", "[0.1, 0.1]", "some.yaml:16: vary.0.values.1: 0.1 is there twice"),
-        ("1e-3, pad_penalty_factor: 1e-3", "1e-3, pad_penalty_factor: 7", "some.yaml:20: vary.1.values.1: pad_p"),
+        ("1e-3, pad_penalty_factor: 1e-3", "1e-3, pad_penalty_factor: 7", "yaml:20: vary.1.values.1: pad_p"),
         ("{label: 1e-3, ", "{", "vary.1.values.1 has no label"),
         ("name: penalty", "name: alg", "a mapping with a label under the name of a field"),
         ("name: temperature", "name: temperatur", "the nearest field is temperature"),
@@ -282,10 +282,10 @@ def test_the_paragraph_says_what_the_rows_say():
         "The baseline, temperature 0.1, has pass@1 40.0% (30.0% to 50.0%).",
         "The highest pass@1 is 52.0% (42.0% to 62.0%), with temperature 0.4; against the baseline on the "
         "same tasks: 12 points above (7 to 17).",
-        "Of the 3 other settings 1 lie above the baseline in pass@1, 1 below, and for 1 no difference is shown.",
+        "Of the 3 other settings 1 lie above the baseline in pass@1, 1 below, and for 1 no difference is",
         "Over temperature, pass@1 goes from 10.0% (at 1.5) to 52.0% (at 0.4).",
-        "is temperature 0.7: 0.25 of its FLOPs and 1 of its seconds an answer, pass@1 43.0% (33.0% to 53.0%), "
-        "no difference shown (+3 points, -2 to +8)",
+        "is temperature 0.7: 0.25 of its FLOPs and 1 of its seconds an answer, pass@1 43.0% (33.0% to "
+        "53.0%), no difference shown (+3 points, -2 to +8)",
         "of 3 differences about 0.15 are shown at 95% where there is none",
     ):
         assert words in text, text
