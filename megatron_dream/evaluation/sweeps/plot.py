@@ -138,7 +138,11 @@ def _draw(axes: Any, rows: Sequence[Row], plot: Plot, y: str, names: Sequence[st
         mine = [row for row in rows if _name(row, plot.series) == name and row.get(y) is not None]
         _level(axes, [row for row in mine if row.get(plot.x) is None], y, name, style)
         there = [row for row in mine if row.get(plot.x) is not None]
-        _line(axes, there, [places[row[plot.x]] for row in there], y, name, style, is_text)
+        at = [places[row[plot.x]] for row in there]
+        if plot.dots:
+            _dots(axes, there, at, y, name, style)
+        else:
+            _line(axes, there, at, y, name, style, is_text)
     if is_text:
         axes.set_xticks(range(len(ticks)), [textwrap.fill(str(tick), 14) for tick in ticks])
         if len(ticks) > _MANY_LABELS:
@@ -158,6 +162,26 @@ def _level(axes: Any, rows: Sequence[Row], y: str, name: str, style: dict[str, A
         low, high = _bounds(row, y)
         if low is not None:
             axes.axhspan(low, high, color=style["color"], alpha=0.08, linewidth=0)
+
+
+def _dots(
+    axes: Any,
+    rows: Sequence[Row],
+    places: Sequence[float],
+    y: str,
+    name: str,
+    style: dict[str, Any],
+) -> None:
+    """Rows with an x, each by itself with its interval."""
+    if not rows:
+        return
+    axes.plot(
+        places, [row[y] for row in rows], label=name, markersize=6, **style | {"linestyle": ""}
+    )
+    for x, row in zip(places, rows, strict=True):
+        low, high = _bounds(row, y)
+        if low is not None:
+            axes.vlines([x], low, high, color=style["color"], alpha=0.5)
 
 
 def _line(

@@ -33,6 +33,7 @@ class Plot:
         panels: column that makes panels side by side.
         log_x: logarithmic.
         log_y: likewise.
+        dots: points are not joined.
         title: above it; None: the sweep's.
     """
 
@@ -42,6 +43,7 @@ class Plot:
     panels: str | None = None
     log_x: bool = False
     log_y: bool = False
+    dots: bool = False
     title: str | None = None
 
 
