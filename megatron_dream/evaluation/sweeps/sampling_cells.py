@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 # Of models from left to right nothing else is asked (harness/autoregressive.py).
 DRAWN = ("max_new_tokens", "temperature", "top_p", "top_k")
 _NOT_OF_GAPS = (*OF_APPENDED_TOKENS, "pad_penalty")
-_VARIED = "vary"
 _IDS = {"mask_token_id": 0, "pad_token_id": 0, "eos_token_id": 0}
 _ELSEWHERE = {"seed": "seed", "num_return_sequences": "samples"}
 _SETTABLE = [name for name in SAMPLING_FLAGS if name not in _ELSEWHERE]
@@ -55,9 +54,7 @@ def sampling_cells(given: SamplingFields, where: Path) -> list[Cell]:
         for values in itertools.product(*axes):
             settings = {**common, **{k: v for value in values for k, v in value.fields.items()}}
             own = {name: value.at for value in values for name in value.fields}
-            _check_setting(
-                given, model, settings, own, f"{where}: {_VARIED if own else 'settings'}"
-            )
+            _check_setting(given, model, settings, own, f"{where}: settings")
             columns: Row = {"arm": model, "model": model}
             columns |= {a.name: v.shown for a, v in zip(given.vary, values, strict=True)}
             cells.append(_cell(given, model, columns, settings, given.samples, []))
