@@ -108,8 +108,8 @@ def _axis(axis: Axis, number: int, where: Path) -> list[_Value]:
         at = axis.values.at[place] if axis.values.at else spot
         values.append(_value(axis.name, value, at, where))
     shown = [value.shown for value in values]
-    for value in values:
-        if shown.count(value.shown) > 1:
+    for place, value in enumerate(values):
+        if value.shown in shown[:place]:
             raise ConfigError(f"{value.at}: {value.shown!r} is there twice; keep one.")
     return values
 

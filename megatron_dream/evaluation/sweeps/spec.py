@@ -99,14 +99,15 @@ def read_sweep(path: Path) -> Sweep:
     refuse_aliases(node, str(path))
     common, own = _split(node)
     given = Converter(_Common, {}).convert(common, _Common, Place("", str(path)))
-    require(given, ("title", "question", "kind"), path)
+    require(given, ("kind",), path)
     if given.kind not in KINDS:
         raise ConfigError(
             f"{_line(common, 'kind', path)}: kind {given.kind!r} is unknown; the nearest one is "
             f"{nearest(given.kind, KINDS)} (known: {', '.join(KINDS)})."
         )
-    plots = _plots(given, path)
     kind = kind_of(given.kind).parse(Fields.from_node(own, Place("", str(path))), path)
+    require(given, ("title", "question"), path)  # after the kind: what is missing may be misspelt
+    plots = _plots(given, path)
     return Sweep(path, given.title, given.question, plots, given.note, kind, text)
 
 

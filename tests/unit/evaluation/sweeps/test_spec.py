@@ -52,7 +52,7 @@ def test_a_file_as_it_is_written(tmp_path):
     "old, new, sentence",
     [
         ("title:", "titel:", "some_sweep.yaml:1: titel is not a field; the nearest one is title"),
-        ("style:", "stile:", "some_sweep.yaml:6: stile is not a field; the nearest one is style"),
+        ("style:", "styl:", "some_sweep.yaml:6: styl is not a field; the nearest one is style"),
         ("kind: sampling", "kind: samplin", "some_sweep.yaml:3: kind 'samplin' is unknown; the nearest"),
         ("style: base", "style: basic", "some_sweep.yaml:6: style must be one of base, instruct"),
         ("data: problems", "data: [a]", "some_sweep.yaml:7: data must be text, found a list"),
