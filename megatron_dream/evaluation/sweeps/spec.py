@@ -128,17 +128,15 @@ def _line(node: yaml.MappingNode, name: str, path: Path) -> str:
 def _plots(given: _Common, path: Path) -> tuple[Plot, ...]:
     if (given.plot is None) == (not given.plots):
         raise ConfigError(f"{path}: give one of plot (one) and plots (a list).")
-    plots = given.plots or [given.plot]
+    plots = given.plots or [plot for plot in (given.plot,) if plot is not None]
     for number, plot in enumerate(plots):
         name = f"plots.{number}" if given.plots else "plot"
-        assert plot is not None
         if not plot.x or not plot.y:
             raise ConfigError(f"{path}: {name} needs x and y; name columns of the rows.")
         for column in plot.y:
             if not isinstance(column, str):
                 raise ConfigError(f"{path}: {name}.y: {column!r} is no column's name; give names.")
-    return tuple(plot for plot in plots if plot is not None)
+    return tuple(plots)
 
 
 assert {one.name for one in fields(_Common)} == set(COMMON)
-__all__ = ["Plot", "Sweep", "read_sweep", "typed"]

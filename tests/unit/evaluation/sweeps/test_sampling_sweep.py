@@ -139,7 +139,7 @@ def test_the_grid_and_the_arms(folder):
         ("1e-3, pad_penalty_factor: 1e-3", "1e-3, pad_penalty_factor: 7", "yaml:20: vary.1.values.1: pad_p"),
         ("{label: 1e-3, ", "{", "vary.1.values.1 has no label"),
         ("name: penalty", "name: alg", "a mapping with a label under the name of a field"),
-        ("name: temperature", "name: temperatur", "the nearest field is temperature"),
+        ("name: temperature", "name: temperatures", "the nearest field is temperature"),
         ("{max_new_tokens: 8}", "{steps: 3}", "max_new_tokens is missing"),
         ("{max_new_tokens: 8}", "{max_new_tokens: 8, block_length: 4, steps: 1}", "fewer than the 2 blocks"),
         ("{max_new_tokens: 8}", "{max_new_tokens: 8, early_end: 1}", "settings.early_end is 1; give true or"),
