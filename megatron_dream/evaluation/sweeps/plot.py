@@ -18,8 +18,8 @@ from .base import Row
 from .spec import Plot
 from .table import column_names
 
-# black last: it is the axes' colour too
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+# grey for their yellow, which is faint on white; black last: it is the axes' colour too
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999", "#000000")
 _MARKERS = "osD^vPX*"
 _DASHES = ("-", "--", "-.", ":")
 _MANY_LABELS = 6  # of text along x, beyond which they are turned
@@ -59,7 +59,7 @@ def plot_rows(rows: Sequence[Row], plot: Plot, title: str, path: Path) -> None:
         line[0].set_ylabel(label(y))
     for axes, panel in zip(grid[0], panels, strict=True):
         if panel is not None:
-            axes.set_title(f"{label(str(plot.panels))} {_text(panel)}", fontsize=10)
+            axes.set_title(f"{label(str(plot.panels))}: {_text(panel)}", fontsize=10)
     for axes in grid[-1]:
         axes.set_xlabel(label(plot.x))
     _legend(figure, grid)

@@ -12,7 +12,7 @@ from ...config.convert import Converter, Place, nearest
 from ...config.load import compose_yaml, read_yaml
 from ...errors import ConfigError
 from .base import Kind
-from .fields import COMMON, Entries, Fields, refuse_aliases, require, typed
+from .fields import COMMON, Entries, Fields, refuse_aliases, require
 from .kinds import KINDS, kind_of
 
 
