@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from ...config.convert import nearest
-from ...errors import ConfigError, ModelFolderError, UserError
+from ...errors import ConfigError, DataError, ModelFolderError, UserError
 from .base import Cell, Json, Kind, Row
 from .fields import Entries, Fields, require, typed
 from .sampling_text import paragraph
@@ -117,6 +117,7 @@ class SamplingSweep(Kind):
 
     def measure(self, cell: Cell, folder: Path) -> list[Row]:
         """Generate, judge and score one setting."""
+        from ...sandbox import Outcome
         from ..benchmarks.registry import benchmark
         from ..harness.records import check_run, read_samples
         from ..harness.verdicts import JudgeOptions, judge_samples, write_lines
@@ -134,8 +135,10 @@ class SamplingSweep(Kind):
         with options.start(kind.cpu_seconds) as judge:
             judged = judge_samples(kind, tasks, read_samples(folder), judge, quiet=True)
         write_lines(folder / "verdicts.jsonl", judged.lines)
-        lost = sum(line["outcome"] == "infrastructure" for line in judged.lines)
-        if lost or not judged.lines:
+        if not judged.lines:
+            raise DataError(f"{data}: none of the tasks can be judged here; choose other ones.")
+        lost = sum(line["outcome"] == Outcome.INFRASTRUCTURE.value for line in judged.lines)
+        if lost:
             raise UserError(
                 f"{folder}: {lost} of {len(judged.lines)} samples could not be judged for no fault of "
                 "theirs; run the sweep again."
@@ -173,7 +176,9 @@ class SamplingSweep(Kind):
         """The rows with their paired differences to the baseline."""
         from .statistics import estimate_columns, paired_difference
 
-        baseline = next((row for row in rows if self._is_baseline(row)), None)
+        wanted = self.given.baseline or self.cells()[0].columns
+        settings = [row for row in rows if row.get("best_of") is None]
+        baseline = next((row for row in settings if _is_so(row, wanted)), None)
         if baseline is None:  # not measured yet
             return rows
         of_baseline = json.loads(str(baseline["_tasks"]))
@@ -187,16 +192,14 @@ class SamplingSweep(Kind):
             found.append(told)
         return found
 
-    def _is_baseline(self, row: Row) -> bool:
-        if row.get("best_of") is not None:
-            return False
-        wanted = self.given.baseline or self.cells()[0].columns
-        return all(row.get(name) == value for name, value in wanted.items())
-
     def paragraph(self, rows: list[Row]) -> str:
         """See the base class."""
         axes = [axis.name for axis in self.given.vary]
         return paragraph(rows, self.given.benchmark, axes, [f"pass@{k}" for k in self.given.k])
+
+
+def _is_so(row: Row, wanted: Json | Row) -> bool:
+    return all(row.get(name) == value for name, value in wanted.items())
 
 
 def _check(given: SamplingFields, where: Path) -> None:

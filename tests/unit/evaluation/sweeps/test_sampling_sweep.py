@@ -126,6 +126,10 @@ def test_the_grid_and_the_arms(folder):
     assert len({cell.key for cell in found}) == 5
     again = cells(folder, ("title: T", "title: Other"), ("note: Made up.", ""))
     assert [cell.key for cell in again] == [cell.key for cell in found]  # words change no cell
+    arm = cells(folder, ("{max_new_tokens: 8}", "{max_new_tokens: 8, temperature: 0.3}"),
+                ("settings: {temperature: 0.5}, ", ""))[-1]  # fmt: skip
+    assert arm.columns["temperature"] is None  # a level: only its own settings are on the axis
+    assert arm.fields["settings"] == {"max_new_tokens": 8, "temperature": 0.3}
     other = cells(folder, ("samples: 4", "samples: 5"))
     assert not {cell.key for cell in other} & {cell.key for cell in found}
     (folder / "ar" / "config.json").unlink()  # a cell is the same before its model is there

@@ -104,7 +104,7 @@ def test_two_processes_do_not_measure_one_cell(tmp_path):
     folder = store(tmp_path, kind).path(cell(0))
     folder.mkdir(parents=True)
     with open(folder / "lock", "a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        fcntl.flock(stream, fcntl.LOCK_SH)  # whatever is held, the cell is not to be had alone
         with pytest.raises(ConfigError, match="being measured by another process"):
             store(tmp_path, kind).measure(cell(0))
     assert kind.steps == []
