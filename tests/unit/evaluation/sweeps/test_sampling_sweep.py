@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import csv
 import json
 import random
@@ -15,6 +16,7 @@ from megatron_dream.evaluation.harness import models
 from megatron_dream.evaluation.harness.flops import Shape
 from megatron_dream.evaluation.harness.models import Made, Model
 from megatron_dream.evaluation.harness.models import Row as Tokens
+from megatron_dream.evaluation.harness.verdicts import JudgeOptions
 from megatron_dream.evaluation.sweeps.choosing import (
     chosen_by_majority,
     majority_score,
@@ -22,6 +24,7 @@ from megatron_dream.evaluation.sweeps.choosing import (
 )
 from megatron_dream.evaluation.sweeps.sampling_text import paragraph
 from megatron_dream.evaluation.sweeps.spec import read_sweep
+from megatron_dream.sandbox import Outcome, Verdict
 
 PROBLEM = {
     "prompt": 'def add(a, b):\n    """Sum."""\n',
@@ -196,6 +199,28 @@ def test_a_sweep_from_its_yaml_to_its_report(folder, made_up, capsys):
     assert cli.main([*words, "--list"]) == 0
     assert "5 cells, 0 missing" in capsys.readouterr().out
     check_report(folder / "out")
+
+
+class Lost(contextlib.nullcontext):
+    """A judge whose places are all down."""
+
+    def verdicts(self, programs):
+        return (Verdict(Outcome.INFRASTRUCTURE, detail="no place") for _ in programs)
+
+    def __enter__(self):
+        return self
+
+
+def test_a_cell_of_which_judgements_are_lost_is_not_measured(folder, made_up, monkeypatch, capsys):
+    words = ["sweep", str(write(folder)), "--output", str(folder / "out"), "--shard", "1/5"]
+    with monkeypatch.context() as patch:
+        patch.setattr(JudgeOptions, "start", lambda self, cpu_seconds: Lost())
+        assert cli.main(words) == 2
+    assert "24 of 24 samples could not be judged" in capsys.readouterr().err
+    assert not list((folder / "out").rglob("rows.json"))
+    asked = len(MadeUp.asked)
+    assert cli.main(words) == 0 and len(MadeUp.asked) == asked  # the answers were there
+    assert len(list((folder / "out").rglob("rows.json"))) == 1
 
 
 def check_report(folder):
