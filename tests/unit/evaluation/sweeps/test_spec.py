@@ -56,7 +56,7 @@ def test_a_file_as_it_is_written(tmp_path):
         ("kind: sampling", "kind: samplings", "some_sweep.yaml:3: kind 'samplings' is unknown; the nearest"),
         ("style: base", "style: basic", "some_sweep.yaml:6: style must be one of base, instruct"),
         ("data: problems", "data: [a]", "some_sweep.yaml:7: data must be text, found a list"),
-        ("    values:", "    valus:", "some_sweep.yaml:11: vary.0.valus is not a field; the nearest"),
+        ("    values:", "    valuez:", "some_sweep.yaml:11: vary.0.valuez is not a field; the nearest"),
         ("[0.1, 1]", "[0.1, hot]", "some_sweep.yaml:11: vary.0.values.1 is 'hot'; give a number"),
         ("[0.1, 1]", "[0.1, -1]", "some_sweep.yaml:11: vary.0.values.1: temperature is -1: give"),
         ("{max_new_tokens: 8}", "{max_new_tokens: 8, thresholds: 1}",
