@@ -83,6 +83,38 @@ def write_tokenizer_files(
     )
 
 
+def put_bos_before_texts(folder: Path | str) -> None:
+    """Let the tokenizer of ``folder`` put BOS before a text, where special tokens are asked for.
+
+    Ids of a text alone stay as they are, and so does the fingerprint.
+    """
+    folder = Path(folder)
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    ids = {token["content"]: token["id"] for token in content["added_tokens"]}
+    bos = {"SpecialToken": {"id": BEGINOFTEXT, "type_id": 0}}
+    first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    template = {
+        "type": "TemplateProcessing",
+        "single": [bos, first],
+        "pair": [bos, first, second],
+        "special_tokens": {
+            BEGINOFTEXT: {
+                "id": BEGINOFTEXT,
+                "ids": [ids[BEGINOFTEXT]],
+                "tokens": [BEGINOFTEXT],
+            }
+        },
+    }
+    before = content.get("post_processor")
+    steps = [template] if before is None else [before, template]
+    content["post_processor"] = {"type": "Sequence", "processors": steps}
+    _write_compact(path, content)
+    config_path = folder / "tokenizer_config.json"
+    config = json.loads(config_path.read_text(encoding="utf-8"))
+    write_json(config_path, {**config, "add_bos_token": True})
+
+
 def _tokenizer_config(
     added: Sequence[AddedToken], tokenizer_class: str, model_max_length: int
 ) -> dict[str, Any]:

@@ -6,8 +6,8 @@
 Data in work/sweeps/data (rl_problems.py, renderings.py): tokenizer.model; problems.jsonl, held out; token
 files of ``text`` for pretraining (right programs), and for sft of ``right`` (right demonstrations), ``mixed``
 (with bad habits, as the RL demonstration's) and ``renderings``, each with its held-out ``_valid``; the
-held-out questions in each rendering as renderings/NAME.jsonl. Models in work/sweeps/runs (models/*.yaml); ``ar`` as a
-Hugging Face folder in work/sweeps/models. Each step is done once. Described in docs/sweeps.md.
+held-out questions in each rendering as renderings/NAME.jsonl. Models in work/sweeps/runs (models/*.yaml);
+``ar`` as a Hugging Face folder in work/sweeps/models. Each step is done once. Described in docs/sweeps.md.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_dream.rl.formats import value_of
+from megatron_dream.sandbox.formats import value_of
 from megatron_dream.rl.problems import RlProblem, of_line, read_problems
 from megatron_dream.sandbox import Problem, ProblemError
 
