@@ -119,8 +119,6 @@ def load_for_sampling(
     # The sampler's masks are arbitrary, which only the local attention takes.
     shape = ModelConfig(**{**metadata.model, "layer_spec": "local"})
     objective: Objective = "ar" if metadata.objective == "ar" else "diffusion"
-    chunks = build_model(
-        shape, layout, training, ranks, objective=objective, draws_weights=False
-    )
+    chunks = build_model(shape, layout, training, ranks, objective=objective, draws_weights=False)
     load_weights(folder, chunks, ranks)
     return CheckpointModel(chunks[0].eval(), metadata, found)

@@ -84,7 +84,10 @@ def engines(folder: Path | str) -> list[Engine]:
     folder = Path(folder)
     config = read_json(folder / "config.json")
     if config.get("model_type") == "qwen2":
-        return [Engine(QWEN2, _weights(folder) or _tokenizer(folder)), Engine(PUBLIC, _LEFT_TO_RIGHT)]
+        return [
+            Engine(QWEN2, _weights(folder) or _tokenizer(folder)),
+            Engine(PUBLIC, _LEFT_TO_RIGHT),
+        ]
     common = [_weights(folder), _layout(config)]
     checks: dict[str, Iterable[str | None]] = {
         TRANSFORMERS: [*common, _code(folder, config), _tokenizer(folder)],

@@ -71,8 +71,8 @@ Runs under transformers 4.46 to 5.x. `forward` returns unshifted logits: those a
 token i. To infill, put `<|mask|>` tokens where the text is missing. Pad batches on the left. Every option
 of a generation is a field in `sampling_config.py`; none has a hidden default."""
 _CAUSAL_KIND = (
-    "A language model that goes from left to right, of the Qwen2 kind: the start or the baseline of a masked\n"
-    "diffusion model."
+    "A language model that goes from left to right, of the Qwen2 kind: the start or the baseline of a\n"
+    "masked diffusion model."
 )
 _CAUSAL_TAGS = "- code"
 _CAUSAL_USE = """```python

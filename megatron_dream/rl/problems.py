@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ..sandbox.problem import Problem, ProblemError, fields_of, helpers_of, problem_of, read_lines
 from ..sandbox.formats import FIELDS, normalised
+from ..sandbox.problem import Problem, ProblemError, fields_of, helpers_of, problem_of, read_lines
 
 Kind = Literal["function", "stdin", "output"]
 Message = dict[str, str]

@@ -23,6 +23,7 @@ class Problems(Benchmark):
 
     name, title = "problems", "own problems"
     file_names: ClassVar[tuple[str, ...]] = ("problems",)
+    is_fenced = True
 
     def task(self, record: Json, where: str) -> Task:
         """See the base class."""
