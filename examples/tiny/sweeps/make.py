@@ -6,7 +6,7 @@
 Data in work/sweeps/data (rl_problems.py, renderings.py): tokenizer.model; problems.jsonl, held out; token
 files of ``text`` for pretraining (right programs), and for sft of ``right`` (right demonstrations), ``mixed``
 (with bad habits, as the RL demonstration's) and ``renderings``, each with its held-out ``_valid``; the
-held-out questions in each rendering as renderings/NAME.jsonl. Models in work/sweeps/runs (models/*.yaml);
+held-out questions in each rendering as asked/NAME.jsonl. Models in work/sweeps/runs (models/*.yaml);
 ``ar`` as a Hugging Face folder in work/sweeps/models. Each step is done once. Described in docs/sweeps.md.
 """
 
@@ -105,7 +105,7 @@ class Maker:
             *({"text": f"{f.prompt}\n{f.response}"} for f in everything if f.name != "function"),
         ]
         for name, forms_of in renderings.render(heldout).items():
-            files[f"renderings/{name}"] = [form.line(n) for n, form in enumerate(forms_of)]
+            files[f"asked/{name}"] = [form.line(n) for n, form in enumerate(forms_of)]
         for name, entries in files.items():
             write_lines(self.data / f"{name}.jsonl", entries)
         write_json(self.data / "counts.json", {name: len(found) for name, found in files.items()})
