@@ -26,7 +26,7 @@ from .reader import FolderReader, tensor_files
 
 # Versions that tests/acceptance/transformers_versions.py runs this version's code under.
 TRANSFORMERS = "transformers 4.46.2, 4.57.6, 5.23.0"
-QWEN2 = "transformers' Qwen2ForCausalLM"
+QWEN2 = "transformers' Qwen2ForCausalLM, tokenizer by PreTrainedTokenizerFast"
 LLAMA_CPP = "llama.cpp's converter"
 PUBLIC = "public Dream code (dllm, Fast-dLLM)"
 

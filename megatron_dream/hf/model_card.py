@@ -76,18 +76,19 @@ _CAUSAL_KIND = (
 )
 _CAUSAL_TAGS = "- code"
 _CAUSAL_USE = """```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 folder = "PATH_OR_NAME"
 model = AutoModelForCausalLM.from_pretrained(folder).eval()
-tokenizer = AutoTokenizer.from_pretrained(folder)
+tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
 
 output = model.generate(**tokenizer("def add(a, b):\\n", return_tensors="pt"), max_new_tokens=64)
 print(tokenizer.decode(output[0], skip_special_tokens=True))
 ```
 
-The folder holds no code: transformers' own Qwen2 runs it. The tokenizer puts the tokens before a text that
-the model was trained with."""
+The folder holds no code: transformers' own Qwen2 runs it. PreTrainedTokenizerFast reads tokenizer.json as it is;
+AutoTokenizer of transformers 5 takes Qwen2's own for every folder of this type, which gives other ids where the
+model has another. The tokenizer puts BOS before a text where the training did."""
 
 
 def count_parameters(shapes: dict[str, tuple[int, ...]]) -> int:
