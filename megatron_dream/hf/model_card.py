@@ -86,9 +86,9 @@ output = model.generate(**tokenizer("def add(a, b):\\n", return_tensors="pt"), m
 print(tokenizer.decode(output[0], skip_special_tokens=True))
 ```
 
-The folder holds no code: transformers' own Qwen2 runs it. PreTrainedTokenizerFast reads tokenizer.json as it is;
-AutoTokenizer of transformers 5 takes Qwen2's own for every folder of this type, which gives other ids where the
-model has another. The tokenizer puts BOS before a text where the training did."""
+The folder holds no code: transformers' own Qwen2 runs it. PreTrainedTokenizerFast reads tokenizer.json as
+it is; AutoTokenizer of transformers 5 takes Qwen2's own for every folder of this type, which gives other
+ids where the model has another. The tokenizer puts BOS before a text where the training did."""
 
 
 def count_parameters(shapes: dict[str, tuple[int, ...]]) -> int:
