@@ -34,7 +34,7 @@ _READ = {  # how a program over stdin gets what the function is given
     "s": "s=input()",
     "n": "n=int(input())",
 }
-_LONGEST_RESULT = 24  # characters of an output that is asked for
+_LONGEST = 16  # characters of an output that is asked for, and of the list inside it
 _TRIES = 40  # arguments that are tried for a short result
 
 
@@ -100,13 +100,12 @@ def output(question: Question, seed: int = 0) -> Rendered | None:
             result = call(argument)
         except Exception:  # whatever it is, the call has no value
             continue
-        text = _json(result)
-        if len(text) <= _LONGEST_RESULT and result not in ([], ""):
+        text, step = _json(result), inner_value(question.right, argument)
+        head = "" if step is None else f"{_json(step)}\n"
+        if max(len(text), len(head)) <= _LONGEST and result not in ([], ""):
             break
     else:
         return None
-    step = inner_value(question.right, argument)
-    head = "" if step is None else f"{_json(step)}\n"
     prompt = f"{question.right}\n{rl_problems.ENTRY_POINT}({argument!r})\n"
     fields = {**_facts(question), "answer": text}
     return Rendered("output", prompt, f"{head}```\n{text}\n```", fields)
