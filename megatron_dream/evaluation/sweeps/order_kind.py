@@ -75,6 +75,7 @@ class OrderSweep(Kind):
             is_drawn = temperature > 0 or alg == "origin" or bool(settings.get("alg_temp"))
             for label, path in given.prompts.items():
                 columns: Row = {"rendering": label, "alg": alg, "temperature": temperature}
+                columns["setting"] = f"{alg} at {temperature:g}"
                 fields = {
                     "model": given.model,
                     "prompts": path,
