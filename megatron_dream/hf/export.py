@@ -28,7 +28,7 @@ from ..config.schema import ModelConfig
 from ..errors import CheckpointError, ConfigError, ModelFolderError, TokenizerError, UserError
 from ..files import atomic_folder, write_json
 from ..tokenizer.base import Tokenizer
-from ..tokenizer.hf_files import put_bos_before_texts
+from ..tokenizer.hf_files import set_bos_before_texts
 from .model_card import model_card
 from .model_config import dream_config_json, qwen2_config_json, read_json
 from .safetensors_writer import MAX_SHARD_BYTES, write_safetensors
@@ -219,8 +219,8 @@ def _write_texts(
         ids = {name: getattr(tokenizer, f"{name}_id") for name in names}
         num_tokens, fingerprint = tokenizer.vocab_size, tokenizer.fingerprint
         _save_tokenizer(tokenizer, folder)
-        if metadata.objective == "ar" and _begins_with_bos(metadata):
-            put_bos_before_texts(folder)
+        if (is_wanted := _begins_with_bos(metadata)) is not None:
+            set_bos_before_texts(folder, is_wanted)
     make_config = qwen2_config_json if metadata.objective == "ar" else dream_config_json
     config = make_config(
         model,
@@ -245,11 +245,17 @@ def _write_texts(
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _begins_with_bos(metadata: CheckpointMetadata) -> bool:
-    """Whether texts began with BOS in training: all rows of sft without a template, most of pretrain."""
-    recipe = metadata.trained.get("recipe") or {}
-    data = recipe.get("data") or {}
-    return metadata.stage is not None and bool(data.get("bos_per_sample", True))
+def _begins_with_bos(metadata: CheckpointMetadata) -> bool | None:
+    """Whether the tokenizer is to put BOS before a text; None: as it does, of weights not trained here.
+
+    A Dream folder's does not: code for it puts BOS itself.
+    """
+    if metadata.objective != "ar":
+        return False
+    if metadata.stage is None:
+        return None
+    data = (metadata.trained.get("recipe") or {}).get("data") or {}
+    return bool(data.get("bos_per_sample", True))
 
 
 def _save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:

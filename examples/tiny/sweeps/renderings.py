@@ -79,11 +79,12 @@ def stdin(question: Question, seed: int = 0) -> Rendered | None:
     tests = rl_problems.tests_of(question, seed)
     if tests is None:
         return None
-    pairs = [_argument_and_result(line) for line in tests.splitlines()]
-    program = script(question.right)
+    call, program = _function(question.right), script(question.right)
+    arguments = [_argument(line) for line in tests.splitlines()]
     problem = {
-        "inputs": [line_of(argument) for argument, _ in pairs],
-        "outputs": [f"{result}\n" for _, result in pairs],
+        "inputs": [line_of(argument) for argument in arguments],
+        # called again: a set's order of printing depends on how it was filled
+        "outputs": [f"{call(argument)}\n" for argument in arguments],
         "canonical_solution": program,
     }
     fields = {**_facts(question), "problem": problem}
@@ -173,14 +174,13 @@ def _facts(question: Question) -> dict[str, Any]:
     return {"source": "demonstration", "template": template.name, "topic": template.topic}
 
 
-def _argument_and_result(assertion: str) -> tuple[Any, Any]:
+def _argument(assertion: str) -> Any:
     """Of ``assert f(ARGUMENT) == RESULT``."""
     test = ast.parse(assertion).body[0]
     assert isinstance(test, ast.Assert) and isinstance(test.test, ast.Compare)
-    call, result = test.test.left, test.test.comparators[0]
+    call = test.test.left
     assert isinstance(call, ast.Call)
-    values = [eval(ast.unparse(node), {}) for node in (call.args[0], result)]  # of this grammar
-    return values[0], values[1]
+    return ast.literal_eval(call.args[0])
 
 
 def _function(program: str) -> Callable[[Any], Any]:

@@ -53,6 +53,7 @@ def attempt(function, *args):
 
 import_hf(folder, checkpoint)
 metadata = read_metadata(checkpoint)
+export_hf(checkpoint, work / "untrained")
 write_metadata(checkpoint, dataclasses.replace(metadata, stage="sft"))  # as if trained here
 export_hf(checkpoint, exported)
 before, after = load_file(next(folder.glob("*.safetensors"))), {}
@@ -107,23 +108,23 @@ def test_export_of_a_model_from_left_to_right(tmp_path: Path, warm: WarmStarter)
     assert {name: written[name] for name in config} == config
     assert is_export(exported) and not list(exported.glob("*.py"))
     assert "AutoModelForCausalLM" in (exported / "README.md").read_text()
-    _check_tokens(tokenizer, exported, work / "imported only")
+    _check_tokens(tokenizer, exported, work / "untrained")
+    kept = json.loads((work / "imported only" / "tokenizer.json").read_text())["post_processor"]
+    assert json.dumps(kept).count("TemplateProcessing") == 1
     _check_harness(tokenizer, exported)
 
 
-def _check_tokens(tokenizer: Tokenizer, exported: Path, imported_only: Path) -> None:
+def _check_tokens(tokenizer: Tokenizer, exported: Path, untrained: Path) -> None:
     from transformers import PreTrainedTokenizerFast
 
     theirs = PreTrainedTokenizerFast.from_pretrained(str(exported))
-    plain = PreTrainedTokenizerFast.from_pretrained(str(imported_only))
+    plain = PreTrainedTokenizerFast.from_pretrained(str(untrained))
     for text in TEXTS:
         # transformers takes a literal for the token
         wanted = tokenizer.encode(text, special="as_token")
         assert theirs(text, add_special_tokens=False)["input_ids"] == wanted
         assert theirs(text)["input_ids"] == [tokenizer.bos_id, *wanted]
-        assert (
-            plain(text)["input_ids"] == wanted
-        )  # not trained here: nobody says that BOS is wanted
+        assert plain(text)["input_ids"] == wanted  # nobody says that BOS is wanted
         assert theirs.decode(wanted) == text
 
 
