@@ -108,7 +108,7 @@ def output(question: Question, seed: int = 0) -> Rendered | None:
     else:
         return None
     prompt = f"{question.right}\n{rl_problems.ENTRY_POINT}({argument!r})\n"
-    fields = {**_facts(question), "answer": text}
+    fields = {**_facts(question), "answer": {"output": json.loads(text)}}
     return Rendered("output", prompt, f"{head}```\n{text}\n```", fields)
 
 
