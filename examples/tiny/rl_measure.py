@@ -28,10 +28,10 @@ from megatron_dream.evaluation.length_figures import pass_at_k  # noqa: E402
 from megatron_dream.evaluation.progress import sample_progress  # noqa: E402
 from megatron_dream.evaluation.sampler import Sampler, load_model  # noqa: E402
 from megatron_dream.files import atomic_write, write_json  # noqa: E402
-from megatron_dream.rl.formats import program_of  # noqa: E402
 from megatron_dream.sampling import SamplingConfig, diffusion_generate, responses  # noqa: E402
 from megatron_dream.sampling.canvas import pad_left  # noqa: E402
 from megatron_dream.sandbox import Judge, Limits, Outcome, problem_of  # noqa: E402
+from megatron_dream.sandbox.formats import program_of  # noqa: E402
 from megatron_dream.sandbox.problem import read_lines  # noqa: E402
 
 CANVAS = 30  # tokens; the longest answer has 28

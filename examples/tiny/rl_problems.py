@@ -30,7 +30,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from megatron_dream.files import atomic_write, write_json  # noqa: E402
-from megatron_dream.rl.formats import program_of  # noqa: E402
+from megatron_dream.sandbox.formats import program_of  # noqa: E402
 
 ENTRY_POINT = "f"
 HABIT_PROBABILITY = 0.6  # that a demonstration of a mixed template is wrong

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import parallel
-from ..config.schema import ModelConfig, ParallelConfig, TrainingConfig
+from ..config.schema import ModelConfig, Objective, ParallelConfig, TrainingConfig
 from ..errors import CheckpointError
 from ..model.build import build_model
 from ..model.states import sampler_logits, sampler_states
@@ -100,8 +100,8 @@ def load_for_sampling(
     Args:
         path: checkpoint or run folder.
         tokenizer: default: where the run found it, if it is still there and the same.
-        accepts_autoregressive: load weights that were never adapted too; they then attend in both
-            directions, which serves comparisons only.
+        accepts_autoregressive: load weights that were never adapted too; ``forward`` without a mask then
+            attends to the left only, as they were trained. They cannot be sampled.
 
     Raises:
         CheckpointError: missing, altered, or no model that attends in both directions.
@@ -118,6 +118,7 @@ def load_for_sampling(
     ranks = parallel.start(layout)
     # The sampler's masks are arbitrary, which only the local attention takes.
     shape = ModelConfig(**{**metadata.model, "layer_spec": "local"})
-    chunks = build_model(shape, layout, training, ranks, draws_weights=False)
+    objective: Objective = "ar" if metadata.objective == "ar" else "diffusion"
+    chunks = build_model(shape, layout, training, ranks, objective=objective, draws_weights=False)
     load_weights(folder, chunks, ranks)
     return CheckpointModel(chunks[0].eval(), metadata, found)

@@ -26,9 +26,11 @@ from .reader import FolderReader, tensor_files
 
 # Versions that tests/acceptance/transformers_versions.py runs this version's code under.
 TRANSFORMERS = "transformers 4.46.2, 4.57.6, 5.23.0"
+QWEN2 = "transformers' Qwen2ForCausalLM, tokenizer by PreTrainedTokenizerFast"
 LLAMA_CPP = "llama.cpp's converter"
 PUBLIC = "public Dream code (dllm, Fast-dLLM)"
 
+_LEFT_TO_RIGHT = "it opens masks, and this model goes from left to right"
 _AUTO_CLASSES = ("AutoConfig", "AutoModel", "AutoModelForMaskedLM")
 _SHAPE_KEYS = (
     "hidden_size",
@@ -81,6 +83,11 @@ def engines(folder: Path | str) -> list[Engine]:
     """
     folder = Path(folder)
     config = read_json(folder / "config.json")
+    if config.get("model_type") == "qwen2":
+        return [
+            Engine(QWEN2, _weights(folder) or _tokenizer(folder)),
+            Engine(PUBLIC, _LEFT_TO_RIGHT),
+        ]
     common = [_weights(folder), _layout(config)]
     checks: dict[str, Iterable[str | None]] = {
         TRANSFORMERS: [*common, _code(folder, config), _tokenizer(folder)],

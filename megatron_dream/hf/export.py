@@ -28,8 +28,9 @@ from ..config.schema import ModelConfig
 from ..errors import CheckpointError, ConfigError, ModelFolderError, TokenizerError, UserError
 from ..files import atomic_folder, write_json
 from ..tokenizer.base import Tokenizer
+from ..tokenizer.hf_files import set_bos_before_texts
 from .model_card import model_card
-from .model_config import dream_config_json
+from .model_config import dream_config_json, qwen2_config_json, read_json
 from .safetensors_writer import MAX_SHARD_BYTES, write_safetensors
 from .tensor_map import Entry, entries, huggingface_shapes, to_huggingface
 
@@ -54,7 +55,10 @@ def export_checkpoint(
     dtype: str = "auto",
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Path:
-    """Write a Dream folder that transformers loads without this package.
+    """Write a folder that transformers loads without this package.
+
+    A diffusion model becomes a Dream folder with its code. One that goes from left to right becomes a
+    Qwen2 folder, which transformers' own code runs; its tokenizer puts BOS before a text if its training did.
 
     Args:
         checkpoint: checkpoint or run folder, saved on any layout.
@@ -84,24 +88,26 @@ def export_checkpoint(
     found = _tokenizer(metadata, tokenizer)
     weights = CheckpointWeights(source, model)
     chosen = weights.dtype if dtype == "auto" else _DTYPES[dtype]
-    if metadata.objective == "ar":
-        logger.warning(
-            "%s is an autoregressive model, not yet adapted: the folder loads, but its samples "
-            "are not meaningful",
-            source,
-        )
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(target) as temporary:
         shapes = huggingface_shapes(model)
         write_safetensors(temporary, shapes, weights.stream(), chosen, max_shard_bytes)
         _write_texts(temporary, target.name, metadata, model, found, _DTYPE_NAMES[chosen])
-        _copy_code(temporary)
+        if metadata.objective != "ar":
+            _copy_code(temporary)
     return target
 
 
 def is_export(folder: Path) -> bool:
     """Whether ``folder`` is one that ``export_checkpoint`` wrote."""
-    return all((folder / name).is_file() for name in ("config.json", "modeling_dream.py"))
+    if not (folder / "config.json").is_file():
+        return False
+    if (folder / "modeling_dream.py").is_file():
+        return True
+    try:  # a model from left to right has no code of ours, but the key that we alone write
+        return "tokenizer_fingerprint" in read_json(folder / "config.json")
+    except ModelFolderError:
+        return False
 
 
 def _check_target(target: Path) -> None:
@@ -209,10 +215,14 @@ def _write_texts(
     if metadata.mask_token_id is not None:
         ids["mask"] = metadata.mask_token_id
     if tokenizer is not None:
-        ids = {"pad": tokenizer.pad_id, "mask": tokenizer.mask_id, "expand": tokenizer.expand_id}
+        names = ("bos", "pad", "mask", "expand")
+        ids = {name: getattr(tokenizer, f"{name}_id") for name in names}
         num_tokens, fingerprint = tokenizer.vocab_size, tokenizer.fingerprint
         _save_tokenizer(tokenizer, folder)
-    config = dream_config_json(
+        if (is_wanted := _begins_with_bos(metadata)) is not None:
+            set_bos_before_texts(folder, is_wanted)
+    make_config = qwen2_config_json if metadata.objective == "ar" else dream_config_json
+    config = make_config(
         model,
         special_token_ids=ids,
         num_tokens=num_tokens,
@@ -233,6 +243,19 @@ def _write_texts(
         mask_token_id=ids.get("mask"),
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _begins_with_bos(metadata: CheckpointMetadata) -> bool | None:
+    """Whether the tokenizer is to put BOS before a text; None: as it does, of weights not trained here.
+
+    A Dream folder's does not: code for it puts BOS itself.
+    """
+    if metadata.objective != "ar":
+        return False
+    if metadata.stage is None:
+        return None
+    data = (metadata.trained.get("recipe") or {}).get("data") or {}
+    return bool(data.get("bos_per_sample", True))
 
 
 def _save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:

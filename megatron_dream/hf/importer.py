@@ -59,7 +59,8 @@ def import_folder(folder: Path | str, checkpoint: Path | str, *, tp: int = 1, pp
 
     Reads safetensors and JSON only and never runs the folder's code. bfloat16 stays bfloat16, anything
     else becomes float32, both exact. In an autoregressive model the rows of the mask and of BOS become
-    the mean of the ordinary tokens' rows (SPEC 4); a Dream model's are trained and stay.
+    the mean of the ordinary tokens' rows (SPEC 4); a Dream model's are trained and stay, and so do those of
+    a model from left to right that ``export-hf`` wrote.
 
     Args:
         folder: config.json and safetensors; tokenizer files may be absent.
@@ -89,7 +90,7 @@ def import_folder(folder: Path | str, checkpoint: Path | str, *, tp: int = 1, pp
         chunks = build_model(model, layout, training, ranks, draws_weights=False)
         for chunk in chunks:
             fill_chunk(chunk, reader.read, model, ranks.tp_rank, ranks.tp_size)
-            if not reader.config.is_dream:
+            if not reader.config.is_dream and reader.config.tokenizer_fingerprint is None:
                 fill_new_rows(chunk, reader.read, model, vocabulary, ranks.tp_rank)
     metadata = _metadata(reader.config, vocabulary, tp, pp, Path(folder).resolve().name)
     try:

@@ -11,16 +11,12 @@ _CARD = """---
 library_name: transformers
 pipeline_tag: text-generation
 tags:
-- diffusion
-- masked-diffusion
-- dream
-- code
+{tags}
 ---
 
 # {name}
 
-A masked diffusion language model of the Dream kind: a Qwen2-type transformer that attends in both
-directions and fills masks in any order. {origin}
+{kind} Made with Megatron-Dream.
 
 ## Model
 
@@ -41,7 +37,20 @@ directions and fills masks in any order. {origin}
 
 ## Use
 
-```python
+{use}
+
+## Limits
+
+The model repeats what its training data holds, faults and licences included. Read and test what it writes
+before you run it.
+"""
+
+_DREAM_KIND = (
+    "A masked diffusion language model of the Dream kind: a Qwen2-type transformer that attends in both\n"
+    "directions and fills masks in any order."
+)
+_DREAM_TAGS = "- diffusion\n- masked-diffusion\n- dream\n- code"
+_DREAM_USE = """```python
 import torch
 from transformers import AutoModel, AutoTokenizer
 
@@ -60,13 +69,26 @@ print(text.split("<|endoftext|>")[0])
 
 Runs under transformers 4.46 to 5.x. `forward` returns unshifted logits: those at position i - 1 predict
 token i. To infill, put `<|mask|>` tokens where the text is missing. Pad batches on the left. Every option
-of a generation is a field in `sampling_config.py`; none has a hidden default.
+of a generation is a field in `sampling_config.py`; none has a hidden default."""
+_CAUSAL_KIND = (
+    "A language model that goes from left to right, of the Qwen2 kind: the start or the baseline of a\n"
+    "masked diffusion model."
+)
+_CAUSAL_TAGS = "- code"
+_CAUSAL_USE = """```python
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-## Limits
+folder = "PATH_OR_NAME"
+model = AutoModelForCausalLM.from_pretrained(folder).eval()
+tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
 
-The model repeats what its training data holds, faults and licences included. Read and test what it writes
-before you run it.
-"""
+output = model.generate(**tokenizer("def add(a, b):\\n", return_tensors="pt"), max_new_tokens=64)
+print(tokenizer.decode(output[0], skip_special_tokens=True))
+```
+
+The folder holds no code: transformers' own Qwen2 runs it. PreTrainedTokenizerFast reads tokenizer.json as
+it is; AutoTokenizer of transformers 5 takes Qwen2's own for every folder of this type, which gives other
+ids where the model has another. The tokenizer puts BOS before a text where the training did."""
 
 
 def count_parameters(shapes: dict[str, tuple[int, ...]]) -> int:
@@ -220,15 +242,12 @@ def model_card(
         fingerprint: of the exported tokenizer.
         mask_token_id: of the exported tokenizer.
     """
-    origin = "Made with Megatron-Dream."
-    if metadata.objective == "ar":
-        origin += (
-            " **These weights were trained autoregressively and not yet adapted to diffusion: "
-            "samples drawn in this folder's way are not meaningful.**"
-        )
+    is_causal = metadata.objective == "ar"
     return _CARD.format(
         name=name,
-        origin=origin,
+        kind=_CAUSAL_KIND if is_causal else _DREAM_KIND,
+        tags=_CAUSAL_TAGS if is_causal else _DREAM_TAGS,
+        use=_CAUSAL_USE if is_causal else _DREAM_USE,
         parameters=count_parameters(shapes),
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,

@@ -260,19 +260,7 @@ def dream_config_json(
             "AutoModel": "modeling_dream.DreamModel",
             "AutoModelForMaskedLM": "modeling_dream.DreamModel",
         },
-        "hidden_size": model.hidden_size,
-        "intermediate_size": model.ffn_hidden_size,
-        "num_hidden_layers": model.num_layers,
-        "num_attention_heads": model.num_attention_heads,
-        "num_key_value_heads": model.num_query_groups,
-        "hidden_act": "silu",
-        "rms_norm_eps": model.norm_epsilon,
-        "rope_theta": model.rotary_base,
-        "max_position_embeddings": model.max_position_embeddings,
-        "vocab_size": model.vocab_size,
-        "tie_word_embeddings": model.tie_word_embeddings,
-        "attention_dropout": model.attention_dropout,
-        "initializer_range": model.init_method_std,
+        **_shape_json(model),
         "bos_token_id": pad,
         "eos_token_id": pad,
         "pad_token_id": pad,
@@ -287,4 +275,55 @@ def dream_config_json(
         "shift": True,
         "num_tokens": num_tokens,
         "tokenizer_fingerprint": tokenizer_fingerprint,
+    }
+
+
+def qwen2_config_json(
+    model: ModelConfig,
+    *,
+    special_token_ids: Mapping[str, int],
+    num_tokens: int | None,
+    tokenizer_fingerprint: str | None,
+    torch_dtype: str,
+) -> dict[str, Any]:
+    """config.json of an exported model from left to right: transformers' own Qwen2, no code of ours.
+
+    Args:
+        model: shape of the transformer.
+        special_token_ids: ``bos`` and ``pad``, which ends a text too; absent ones are left out.
+        num_tokens: ids from here on are padding of the table.
+        tokenizer_fingerprint: checked when the folder is imported again.
+        torch_dtype: ``"bfloat16"`` or ``"float32"``.
+    """
+    pad = special_token_ids.get("pad")
+    ids = {"bos": special_token_ids.get("bos"), "eos": pad, "pad": pad}
+    return {
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        **_shape_json(model),
+        **{f"{name}_token_id": value for name, value in ids.items() if value is not None},
+        "torch_dtype": torch_dtype,
+        "use_cache": True,
+        "use_sliding_window": False,
+        "num_tokens": num_tokens,
+        "tokenizer_fingerprint": tokenizer_fingerprint,
+    }
+
+
+def _shape_json(model: ModelConfig) -> dict[str, Any]:
+    """The transformer's shape under Qwen2's names."""
+    return {
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.ffn_hidden_size,
+        "num_hidden_layers": model.num_layers,
+        "num_attention_heads": model.num_attention_heads,
+        "num_key_value_heads": model.num_query_groups,
+        "hidden_act": "silu",
+        "rms_norm_eps": model.norm_epsilon,
+        "rope_theta": model.rotary_base,
+        "max_position_embeddings": model.max_position_embeddings,
+        "vocab_size": model.vocab_size,
+        "tie_word_embeddings": model.tie_word_embeddings,
+        "attention_dropout": model.attention_dropout,
+        "initializer_range": model.init_method_std,
     }

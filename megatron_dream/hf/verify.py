@@ -36,12 +36,13 @@ def verify_folder(folder: Path | str, against: Path | str) -> int:
     """Compare an exported folder with the checkpoint it was made from.
 
     Compared: shape, shift, mask id and tokenizer; fp32 logits of fixed random ids, without and with left
-    padding; a generation at temperature 0. A folder in bf16 is compared with the checkpoint's weights
+    padding; a generation at temperature 0, of a model from left to right with transformers' cache against
+    whole passes of ours. A folder in bf16 is compared with the checkpoint's weights
     rounded to bf16. Printed: what was compared, and which programs can read the folder by its files
     (``engines.engines``), a line each.
 
     Args:
-        folder: exported by ``export-hf``; **its code is run**.
+        folder: exported by ``export-hf``; **its code is run** if it has any.
         against: checkpoint or run folder.
 
     Returns:
@@ -62,7 +63,8 @@ def verify_folder(folder: Path | str, against: Path | str) -> int:
     if is_bf16:
         _round_weights(loaded)
     report = _compare_logits(loaded, request, theirs)
-    report += _compare_generation(loaded, request, theirs)
+    compare = _compare_generation if config.is_dream else _compare_greedy
+    report += compare(loaded, request, theirs)
     print(f"{folder} equals {source}: " + "; ".join(report))
     print("\n".join(f"  {engine}" for engine in engines(folder)))
     return 0
@@ -71,12 +73,16 @@ def verify_folder(folder: Path | str, against: Path | str) -> int:
 def _compare_metadata(folder: Path, config: FolderConfig, source: Path) -> None:
     metadata = read_metadata(source)
     exported = dataclasses.asdict(config.model)
+    kinds = {True: "a diffusion model", False: "a model from left to right"}
     pairs: list[tuple[str, Any, Any]] = [
+        ("the folder's model", kinds[config.is_dream], kinds[metadata.objective != "ar"])
+    ]
+    pairs += [
         (f"model.{name}", exported[name], value)
         for name, value in metadata.model.items()
         if name in exported and name not in _NO_SHAPE
     ]
-    if metadata.mask_token_id is not None:
+    if metadata.mask_token_id is not None and config.is_dream:
         pairs.append(
             ("mask_token_id", config.special_token_ids.get("mask"), metadata.mask_token_id)
         )
@@ -91,7 +97,7 @@ def _compare_metadata(folder: Path, config: FolderConfig, source: Path) -> None:
 
 
 def _request(folder: Path, config: FolderConfig) -> dict[str, Any]:
-    """Fixed random ids, the second row padded on the left, and a generation if there is a mask."""
+    """Fixed random ids, the second row padded on the left, and a generation if the model can make one."""
     length = min(_LENGTH, config.model.max_position_embeddings)
     high = min(config.special_token_ids.values(), default=0) or config.num_tokens
     generator = torch.Generator().manual_seed(_SEED)
@@ -99,9 +105,8 @@ def _request(folder: Path, config: FolderConfig) -> dict[str, Any]:
     ids = torch.randint(0, high or config.model.vocab_size, shape, generator=generator)
     mask = torch.ones_like(ids)
     mask[1, : length // 3] = 0
-    sampling = None
-    if "mask" in config.special_token_ids:
-        new = length - length // 3
+    sampling, new = None, length - length // 3
+    if config.is_dream and "mask" in config.special_token_ids:
         ids_of = config.special_token_ids
         sampling = {"max_new_tokens": new, "steps": new, "alg": "entropy", "temperature": 0.0}
         sampling |= {"seed": 0, "mask_token_id": ids_of["mask"], "num_tokens": config.num_tokens}
@@ -111,6 +116,8 @@ def _request(folder: Path, config: FolderConfig) -> dict[str, Any]:
         "attention_mask": mask.tolist(),
         "prompt": ids[:, : max(1, length // 3)].tolist(),
         "sampling": sampling,
+        "greedy": 0 if config.is_dream else new,
+        "is_dream": config.is_dream,
     }
 
 
@@ -161,7 +168,8 @@ def _compare_logits(
     cases = {"logits": torch.ones_like(mask), "padded_logits": mask}
     report = []
     for name, real in cases.items():
-        distance = _difference(loaded.forward(ids, real), theirs[name], real.cpu())
+        ours = loaded.forward(ids, real) if request["is_dream"] else _causal(loaded, ids, real)
+        distance = _difference(ours, theirs[name], real.cpu())
         if not distance <= TOLERANCE:  # NaN is a difference
             raise DifferenceFoundError(
                 f"{request['folder']}: {name} differ from the checkpoint's by {distance:.3g}, more "
@@ -169,6 +177,28 @@ def _compare_logits(
             )
         report.append(f"{name} within {distance:.2g}")
     return report
+
+
+def _causal(loaded: CheckpointModel, ids_BS: Tensor, real_BS: Tensor) -> Tensor:
+    """Logits [B, S, V] of a model from left to right: each row without its padding, which is 0 there."""
+    rows = []
+    for ids_S, real_S in zip(ids_BS, real_BS.bool(), strict=True):
+        logits = loaded.forward(ids_S[real_S][None])[0]
+        rows.append(torch.cat([logits.new_zeros(int((~real_S).sum()), logits.shape[1]), logits]))
+    return torch.stack(rows)
+
+
+@torch.no_grad()
+def _compare_greedy(
+    loaded: CheckpointModel, request: dict[str, Any], theirs: dict[str, np.ndarray]
+) -> list[str]:
+    """The most likely token again and again, every pass over the whole of the row."""
+    device = next(loaded.model.parameters()).device
+    ids = torch.tensor(request["prompt"], device=device)
+    for _ in range(request["greedy"]):
+        ids = torch.cat([ids, loaded.forward(ids)[:, -1].argmax(-1, keepdim=True)], dim=1)
+    _check_tokens(request, ids, theirs)
+    return [f"{ids.numel()} tokens of a greedy generation with a cache equal"]
 
 
 def _compare_generation(
@@ -179,10 +209,15 @@ def _compare_generation(
     device = next(loaded.model.parameters()).device
     prompt = torch.tensor(request["prompt"], device=device)
     ours = diffusion_generate(loaded, prompt, config=SamplingConfig(**request["sampling"]))
-    wrong = int((ours.sequences.cpu() != torch.from_numpy(theirs["sequences"])).sum())
+    _check_tokens(request, ours.sequences, theirs)
+    return [f"{ours.sequences.numel()} generated tokens equal"]
+
+
+def _check_tokens(request: dict[str, Any], ours: Tensor, theirs: dict[str, np.ndarray]) -> None:
+    found = torch.from_numpy(theirs["sequences"])
+    wrong = int((ours.cpu() != found).sum()) if ours.shape == found.shape else ours.numel()
     if wrong:
         raise DifferenceFoundError(
-            f"{request['folder']}: {wrong} of {ours.sequences.numel()} generated tokens differ from "
+            f"{request['folder']}: {wrong} of {ours.numel()} generated tokens differ from "
             f"the checkpoint's; export it again"
         )
-    return [f"{ours.sequences.numel()} generated tokens equal"]

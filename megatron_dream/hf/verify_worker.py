@@ -15,13 +15,14 @@ import torch
 
 def main(request_path: str, result_path: str) -> None:
     """Load the folder in float32, run the request, store the numbers."""
-    from transformers import AutoModel
+    from transformers import AutoModel, AutoModelForCausalLM
 
     with open(request_path, encoding="utf-8") as stream:
         request: dict[str, Any] = json.load(stream)
-    model, loading = AutoModel.from_pretrained(
+    is_dream = request["is_dream"]
+    model, loading = (AutoModel if is_dream else AutoModelForCausalLM).from_pretrained(
         request["folder"],
-        trust_remote_code=True,
+        trust_remote_code=is_dream,
         torch_dtype=torch.float32,
         output_loading_info=True,
     )
@@ -35,8 +36,14 @@ def main(request_path: str, result_path: str) -> None:
     with torch.no_grad():
         results["logits"] = model(ids).logits.float().numpy()
         results["padded_logits"] = model(ids, attention_mask=mask).logits.float().numpy()
+    prompt = torch.tensor(request["prompt"])
+    if request["greedy"]:
+        model.generation_config.eos_token_id = None  # to the last token
+        options = {"max_new_tokens": request["greedy"], "do_sample": False, "use_cache": True}
+        everything = torch.ones_like(prompt)
+        output = model.generate(prompt, attention_mask=everything, **options)
+        results["sequences"] = output.numpy()
     if request["sampling"] is not None:
-        prompt = torch.tensor(request["prompt"])
         results["sequences"] = model.diffusion_generate(prompt, **request["sampling"]).numpy()
     np.savez(result_path, **results)
     if any(name.split(".")[0] in ("megatron", "megatron_dream") for name in sys.modules):

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 
 from ..config.schema import RlConfig
 from ..sandbox import Limits, Outcome, Verdict, start_judge
-from .formats import program_of, value_of
+from ..sandbox.formats import program_of, value_of
 from .problems import RlProblem
 
 

@@ -1,7 +1,7 @@
 """Problems that RL is trained on: the prompt, and what decides whether a response is right.
 
 ``megatron-dream curate`` writes them, one JSON object a line; the training step reads them. Kinds and
-what of a response counts are those of formats.py (SPEC 8).
+what of a response counts are those of sandbox/formats.py (SPEC 8).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from ..sandbox.formats import FIELDS, normalised
 from ..sandbox.problem import Problem, ProblemError, fields_of, helpers_of, problem_of, read_lines
-from .formats import FIELDS, normalised
 
 Kind = Literal["function", "stdin", "output"]
 Message = dict[str, str]

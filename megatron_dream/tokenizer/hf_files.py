@@ -83,6 +83,43 @@ def write_tokenizer_files(
     )
 
 
+def set_bos_before_texts(folder: Path | str, is_wanted: bool) -> None:
+    """Whether the tokenizer of ``folder`` puts BOS before a text, where special tokens are asked for.
+
+    Ids of a text alone stay as they are, and so does the fingerprint.
+    """
+    folder = Path(folder)
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    before = content.get("post_processor")
+    steps = [before] if before is not None else []
+    if before is not None and before["type"] == "Sequence":
+        steps = before["processors"]
+    kept = [step for step in steps if BEGINOFTEXT not in json.dumps(step)]
+    if is_wanted:
+        ids = {token["content"]: token["id"] for token in content["added_tokens"]}
+        kept.append(_bos_template(ids[BEGINOFTEXT]))
+    if kept == steps:
+        return
+    content["post_processor"] = {"type": "Sequence", "processors": kept} if kept else None
+    _write_compact(path, content)
+    config_path = folder / "tokenizer_config.json"
+    config = json.loads(config_path.read_text(encoding="utf-8"))
+    write_json(config_path, {**config, "add_bos_token": is_wanted})
+
+
+def _bos_template(bos_id: int) -> dict[str, Any]:
+    bos = {"SpecialToken": {"id": BEGINOFTEXT, "type_id": 0}}
+    first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    token = {"id": BEGINOFTEXT, "ids": [bos_id], "tokens": [BEGINOFTEXT]}
+    return {
+        "type": "TemplateProcessing",
+        "single": [bos, first],
+        "pair": [bos, first, second],
+        "special_tokens": {BEGINOFTEXT: token},
+    }
+
+
 def _tokenizer_config(
     added: Sequence[AddedToken], tokenizer_class: str, model_max_length: int
 ) -> dict[str, Any]:

@@ -76,6 +76,7 @@ class Benchmark(ABC):
     is_infilling: ClassVar[bool] = False
     cpu_seconds: ClassVar[int] = 10  # of one program with all its tests
     needs_references: ClassVar[bool] = False  # tasks whose own reference fails here are left out
+    is_fenced: ClassVar[bool] = False  # base models, too, give their program in a fence
 
     def __init__(self, style: Style) -> None:
         """Choose the kind of prompts.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...errors import ConfigError
-from . import bigcodebench, cruxeval, humaneval, infilling, livecodebench, mbpp
+from . import bigcodebench, cruxeval, humaneval, infilling, livecodebench, mbpp, problems
 from .base import Benchmark, Style
 
 BENCHMARKS: dict[str, type[Benchmark]] = {
@@ -25,6 +25,7 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
         infilling.SingleLine,
         infilling.MultiLine,
         infilling.RandomSpan,
+        problems.Problems,
     )
 }
 

@@ -6,6 +6,7 @@ the same for both kinds of models.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,12 +50,12 @@ class AutoregressiveModel(Model):
             ModelFolderError: transformers cannot.
         """
         try:
-            from transformers import AutoModelForCausalLM, AutoTokenizer
+            from transformers import AutoModelForCausalLM
         except ImportError:
             raise MissingDependencyError("measuring such a model needs transformers") from None
         try:
             model = AutoModelForCausalLM.from_pretrained(str(folder), torch_dtype="auto")
-            tokenizer = AutoTokenizer.from_pretrained(str(folder))
+            tokenizer = _tokenizer(folder)
         except (OSError, ValueError, RuntimeError) as error:
             first = str(error).splitlines()[0]
             raise ModelFolderError(
@@ -153,3 +154,14 @@ class AutoregressiveModel(Model):
         flops = forward_flops(self.shape, columns, columns / 2, passes)
         opened = tuple(range(len(tokens)))
         return Made(self._text(tokens), len(tokens), passes, columns, flops, opened)
+
+
+def _tokenizer(folder: Path) -> Any:
+    """The folder's own: transformers 5 takes Qwen2's for every folder of that type, whatever it names."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    config = folder / "tokenizer_config.json"
+    named = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    is_plain = named.get("tokenizer_class") == "PreTrainedTokenizerFast"
+    kind = PreTrainedTokenizerFast if is_plain else AutoTokenizer
+    return kind.from_pretrained(str(folder))

@@ -93,6 +93,8 @@ _PUBLISHED: dict[tuple[str, Style], Json] = {
         for how in ("", "_direct")
         for style in ("base", "instruct")
     },
+    ("problems", "base"): _canvas(512, 0.2, 0.9),  # ours: as HumanEval
+    ("problems", "instruct"): _INSTRUCT_CODE,  # ours
 }
 
 

@@ -67,7 +67,7 @@ def reference_program(benchmark: Benchmark, task: Task) -> str:
     problem = task.problem
     if problem is None or problem.reference is None:
         return ""
-    if task.ask.messages:  # what a chat model would have answered
+    if task.ask.messages or benchmark.is_fenced:  # what a chat model would have answered
         code = problem.reference
         if benchmark.name.startswith("humaneval"):
             code = problem.prompt + code

@@ -17,8 +17,8 @@ from typing import Any, ClassVar
 
 from ...errors import DataError
 from ...sandbox import Judging, Outcome, ProblemError
+from ...sandbox.formats import program_of, value_of
 from ...sandbox.problem import read_lines
-from ..formats import program_of, value_of
 from ..problems import RlProblem
 from .candidates import CandidateModel
 from .decision import Decision

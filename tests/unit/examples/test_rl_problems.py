@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron_dream.config.load import load_config
-from megatron_dream.rl.formats import program_of
 from megatron_dream.rl.problems import read_problems
 from megatron_dream.sandbox import Judge, Limits, problem_of
+from megatron_dream.sandbox.formats import program_of
 from megatron_dream.tokenizer.train import train_sentencepiece
 
 FOLDER = Path(__file__).resolve().parents[3] / "examples" / "tiny"

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_dream.rl.formats import value_of
 from megatron_dream.rl.problems import RlProblem, of_line, read_problems
 from megatron_dream.sandbox import Problem, ProblemError
+from megatron_dream.sandbox.formats import value_of
 
 FUNCTION = Problem("f", "function", tests="assert f(1) == 2", functions=("f",), reference="f = abs")
 STDIN = Problem("s", "stdin", cases=(("1\n", "2\n"),))

@@ -17,7 +17,7 @@ import json
 from typing import Any
 
 from ....sandbox import Problem, ProblemError
-from ...formats import FIELDS
+from ....sandbox.formats import FIELDS
 from ...problems import Message, RlProblem
 from ..testcode import called_names, without_final_check
 from .schema import (

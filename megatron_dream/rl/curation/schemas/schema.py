@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....sandbox import ProblemError
-from ...formats import program_of
+from ....sandbox.formats import program_of
 from ...problems import RlProblem
 
 Fields = dict[str, Any]

@@ -1,4 +1,4 @@
-"""What is added to a question so that its answer has the format that counts (formats.py); words of ours."""
+"""What is added to a question so that its answer has the format that counts; words of ours."""
 
 from __future__ import annotations
 

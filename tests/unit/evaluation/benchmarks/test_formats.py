@@ -61,6 +61,28 @@ BIGCODE = {
     "entry_point": "task_func",
     "libs": "['itertools']",
 }
+OWN = {
+    "id": "own/0",
+    "kind": "function",
+    "prompt": "one more",
+    "problem": {
+        "task_id": "own/0",
+        "entry_point": "f",
+        "test": "assert f(1) == 2\n",
+        "canonical_solution": "def f(n): return n+1",
+    },
+}
+OWN_STDIN = {
+    "id": "own/1",
+    "kind": "stdin",
+    "prompt": "print one more",
+    "problem": {
+        "task_id": "own/1",
+        "inputs": ["1\n", "2\n"],
+        "outputs": ["2\n", "3\n"],
+        "canonical_solution": "print(int(input())+1)",
+    },
+}
 CRUX = {"id": "sample_0", "code": "def f(x):\n    return x + 1", "input": "16", "output": "17"}
 STDIN = {"input": "1 2\n", "output": "3\n", "testtype": "stdin"}
 CALL = {"input": "[1, 2]\n3", "output": "[1, 2, 3]", "testtype": "functional"}
@@ -98,6 +120,7 @@ FILES = {
     "BigCodeBench-Hard": [BIGCODE],
     "cruxeval": [CRUX],
     "livecodebench": CONTESTS,
+    "problems": [OWN, OWN_STDIN],
     "HumanEval-SingleLineInfilling": [
         {**HUMANEVAL, "prompt": "def add(a, b):\n", "suffix": "    return c\n",
          "canonical_solution": "    c = a + b\n", "task_id": "SingleLineInfilling/HumanEval/0/L0"}

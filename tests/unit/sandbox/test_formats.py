@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_dream.rl.formats import fenced_blocks, normalised, program_of, value_of
+from megatron_dream.sandbox.formats import fenced_blocks, normalised, program_of, value_of
 
 
 @pytest.mark.parametrize(
