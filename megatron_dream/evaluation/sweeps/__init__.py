@@ -1,0 +1,1 @@
+"""Sweeps: one YAML, many settings, one table with a plot and a paragraph."""
