@@ -21,6 +21,7 @@ from megatron_dream.data import flags as data_flags
 from megatron_dream.errors import ConfigError, UserError
 from megatron_dream.evaluation import sampling_flags
 from megatron_dream.evaluation.harness import flags as eval_flags
+from megatron_dream.evaluation.sweeps import flags as sweep_flags
 from megatron_dream.hf import flags as hf_flags
 from megatron_dream.planning import flags as planning_flags
 from megatron_dream.rl import flags as rl_flags
@@ -430,6 +431,12 @@ def _eval(options: argparse.Namespace) -> int:
     return run_eval(**given, sampling=sampling)
 
 
+def _sweep(options: argparse.Namespace) -> int:
+    from megatron_dream.evaluation.sweeps.command import run_sweep
+
+    return run_sweep(**_given(options))
+
+
 def _curate(options: argparse.Namespace) -> None:
     from megatron_dream.rl.curation import curate
 
@@ -539,6 +546,11 @@ VERBS: dict[str, tuple[Handler, Callable[[argparse.ArgumentParser], None], str]]
     "infill": (_infill, sampling_flags.add_infill_flags, "fill the gap between two texts"),
     "chat": (_chat, sampling_flags.add_chat_flags, "talk with a model in the terminal"),
     "eval": (_eval, eval_flags.add_eval_flags, "measure a model on benchmarks, as the paper does"),
+    "sweep": (
+        _sweep,
+        sweep_flags.add_sweep_flags,
+        "measure many settings of one thing, and tell what differs",
+    ),
     "judge": (_judge, rl_flags.add_judge_flags, "run programs against tests, shut in"),
     "curate": (_curate, rl_flags.add_curate_flags, "choose the problems that rl is trained on"),
     "serve": (

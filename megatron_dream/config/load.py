@@ -51,7 +51,7 @@ def load_config(
     converter = Converter(base, given)
     config = base()
     if path is not None:
-        node = _compose(_read(Path(path)), str(path))
+        node = compose_yaml(read_yaml(Path(path)), str(path))
         if node is not None:
             config = converter.convert(node, base, Place("", str(path)))
     for name, text in overrides:
@@ -95,7 +95,12 @@ def _fill_model(model: ModelConfig, given: dict[str, str]) -> ModelConfig:
         raise ConfigError(f"{where}: {str(error).removeprefix('model.preset: ')}") from None
 
 
-def _read(path: Path) -> str:
+def read_yaml(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -108,8 +113,12 @@ def _read(path: Path) -> str:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check the path.") from None
 
 
-def _compose(text: str, where: str) -> yaml.Node | None:
-    """Nodes of one YAML document; None for an empty one."""
+def compose_yaml(text: str, where: str) -> yaml.Node | None:
+    """Nodes of one YAML document; None for an empty one.
+
+    Raises:
+        ConfigError: it is not valid YAML; ``where``, a file or a flag, begins the sentence.
+    """
     try:
         return yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -172,7 +181,7 @@ def _text_node(text: str, kind: Any, name: str) -> yaml.Node:
     takes_text &= str in options or any(typing.get_origin(o) is typing.Literal for o in options)
     if takes_text and not is_null:
         return yaml.ScalarNode("tag:yaml.org,2002:str", text)
-    node = _compose(text, f"--{name}")
+    node = compose_yaml(text, f"--{name}")
     if node is None:
         raise ConfigError(f"--{name}: the value is empty; give one, or null where that is allowed.")
     return node

@@ -1,4 +1,4 @@
-"""Progress of sampling: a bar with rate and time left on a terminal, a plain line now and then elsewhere."""
+"""Progress of sampling and of sweeps: a bar with rate and time left on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PLAIN_INTERVAL_SECONDS = 30.0
 
 @contextmanager
 def sample_progress(
-    name: str, total: int, *, quiet: bool = False
+    name: str, total: int, *, quiet: bool = False, unit: str = "samples"
 ) -> Iterator[Callable[[int], None]]:
     """Count samples; yields what is called with the number of those that were made.
 
@@ -20,6 +20,7 @@ def sample_progress(
         name: of the work.
         total: samples to make.
         quiet: show nothing.
+        unit: what is counted.
     """
     started = time.monotonic()
     done, last = 0, started
@@ -38,7 +39,7 @@ def sample_progress(
             last = now
             left = (total - done) / max(1e-9, rate())
             line = (
-                f"{name}: {done:,} of {total:,} samples, {rate():.1f}/s, about {left:,.0f} s left"
+                f"{name}: {done:,} of {total:,} {unit}, {_pace(rate())}, about {left:,.0f} s left"
             )
             print(line, file=sys.stderr, flush=True)
 
@@ -61,6 +62,14 @@ def sample_progress(
         def advance(samples: int) -> None:
             nonlocal done
             done += samples
-            bar.update(task, completed=done, description=f"{name}, {rate():.1f} samples/s")
+            bar.update(task, completed=done, description=f"{name}, {unit} {_pace(rate())}")
 
         yield advance
+
+
+def _pace(rate: float) -> str:
+    """A rate a second, a minute or an hour, as people read it."""
+    for per, seconds in (("s", 1), ("min", 60), ("h", 3600)):
+        if rate * seconds >= 1 or per == "h":
+            break
+    return f"{rate * seconds:.1f}/{per}"

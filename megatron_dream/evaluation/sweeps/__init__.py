@@ -1,1 +1,1 @@
-"""Sweeps: one YAML, many settings, one table with a plot and a paragraph."""
+"""Sweeps: one YAML file each, measured cell by cell to a CSV, a plot and a paragraph (docs/sweeps.md)."""
