@@ -110,8 +110,8 @@ class NoisedRow:
     """What ``noise_row`` makes, each [S].
 
     tokens int32: model input. labels int32: the next token of the same segment, 0 where there is
-    none; without the shift the token itself. loss_weight float32: of that label. flags uint8: see the constants above. num_maskable:
-    an integer.
+    none; without the shift the token itself. loss_weight float32: of that label. flags uint8: see the
+    constants above. num_maskable: an integer.
     """
 
     tokens: NDArray[np.int32]

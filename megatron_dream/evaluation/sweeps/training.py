@@ -7,12 +7,13 @@ arm, so that the arms of a seed see the same rows under the same masks: they are
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -42,7 +43,7 @@ class Stage:
 
     stage: str = ""
     config: str = ""
-    set: Fields = field(default_factory=Fields)
+    set: Fields = dataclasses.field(default_factory=Fields)
 
 
 @dataclass
@@ -56,8 +57,8 @@ class Arm:
     """
 
     label: str = ""
-    set: Fields = field(default_factory=Fields)
-    stages: list[Stage] = field(default_factory=list)
+    set: Fields = dataclasses.field(default_factory=Fields)
+    stages: list[Stage] = dataclasses.field(default_factory=list)
 
 
 @dataclass
@@ -71,7 +72,7 @@ class Axis:
     """
 
     field: str = ""
-    values: Entries = field(default_factory=Entries)
+    values: Entries = dataclasses.field(default_factory=Entries)
     label: str | None = None
 
     @property
@@ -91,7 +92,7 @@ class Answers:
     samples: int = 1
     batch_size: int = 64
     seed: int = 0
-    settings: Fields = field(default_factory=Fields)
+    settings: Fields = dataclasses.field(default_factory=Fields)
 
 
 @dataclass
@@ -100,11 +101,11 @@ class TrainingFields:
 
     stage: str = ""
     config: str = ""
-    set: Fields = field(default_factory=Fields)
-    arms: list[Arm] = field(default_factory=list)
-    axes: list[Axis] = field(default_factory=list)
-    seeds: list[int] = field(default_factory=list)
-    launch: list[str] = field(default_factory=list)
+    set: Fields = dataclasses.field(default_factory=Fields)
+    arms: list[Arm] = dataclasses.field(default_factory=list)
+    axes: list[Axis] = dataclasses.field(default_factory=list)
+    seeds: list[int] = dataclasses.field(default_factory=list)
+    launch: list[str] = dataclasses.field(default_factory=list)
     measure: Literal["validation"] = "validation"
     answers: Answers | None = None
     compare_to: str = ""
@@ -137,9 +138,14 @@ class TrainingSweep(Kind):
                 stages = self._stages(arm, values)
                 columns: Row = {"arm": arm.label, **dict(zip(self._axes(), values, strict=True))}
                 last = check_runs(stages, self.given.seeds[0], f"{self.where}: arm {arm.label!r}")
+                if self.given.answers is not None and not last.diffusion.shift:
+                    raise ConfigError(
+                        f"{self.where}: arm {arm.label!r} has diffusion.shift false, which is not sampled; "
+                        "leave answers out."
+                    )
                 checked.append((arm.label, last))
                 found += [self._cell(columns, stages, seed) for seed in self.given.seeds]
-        check_alike(checked, stages[-1]["stage"], self.where)
+        check_alike(checked, self.where)
         if self.given.answers is not None:
             self._answering(Path(".")).cells()
         return found
@@ -247,7 +253,9 @@ def _check(given: TrainingFields, where: Path) -> None:
         raise ConfigError(f"{where}: seeds {given.seeds}: give 0 or more.")
     columns = [*_COLUMNS, *(axis.column for axis in given.axes)]
     if len(set(columns)) < len(columns):
-        raise ConfigError(f"{where}: axes {columns[len(_COLUMNS) :]}: give each a label of its own.")
+        raise ConfigError(
+            f"{where}: axes {columns[len(_COLUMNS) :]}: give each a label of its own."
+        )
     for axis in given.axes:
         if not axis.field or not axis.values:
             raise ConfigError(f"{where}: axes: one has no field or no values; give both.")

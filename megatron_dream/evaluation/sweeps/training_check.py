@@ -53,7 +53,7 @@ def check_runs(stages: Sequence[Json], seed: int, where: str) -> RunConfig:
     return config
 
 
-def check_alike(runs: Sequence[tuple[str, RunConfig]], stage: str, where: Path) -> None:
+def check_alike(runs: Sequence[tuple[str, RunConfig]], where: Path) -> None:
     """Refuse arms whose held-out figures are not of the same rows under the same masks.
 
     Raises:
