@@ -1,7 +1,7 @@
 """Stands for a training stage in tests: writes what one leaves behind, in no time, from its flags.
 
-Cross-entropy falls with the steps and depends on the field diffusion.cart_p, so that arms differ. With
-``fail`` in the run's parent folder it stops once before the end; with ``wait`` it waits until it is told to end.
+Cross-entropy falls with the steps and depends on the field diffusion.cart_p, so that arms differ. With a file
+``fail`` beside the run it stops once before the end; with ``wait`` it waits until it is told to end.
 """
 
 import json
@@ -10,7 +10,10 @@ import sys
 import time
 from pathlib import Path
 
-CONFIG = "model: {num_layers: 2, hidden_size: 8, num_attention_heads: 2, num_query_groups: 2, ffn_hidden_size: 16, vocab_size: 32}\n"  # noqa: E501
+CONFIG = """
+model: {num_layers: 2, hidden_size: 8, ffn_hidden_size: 16, vocab_size: 32, num_attention_heads: 2,
+        num_query_groups: 2}
+"""
 STEPS, WIDTH, ROWS, MASKED = 4, 10, 3, 12
 
 
