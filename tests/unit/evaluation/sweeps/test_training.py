@@ -76,7 +76,7 @@ def test_cells_are_arms_by_axes_by_seeds(tmp_path: Path) -> None:
         ({"axes": [{"field": "optimizer.lr", "values": []}]}, "no values"),
         ({"axes": [{"field": "optimizer.lr", "values": [[1]]}]}, "plain value"),
         ({"axes": [{"field": "optimizer.lr", "values": [1], "label": "seed"}]}, "label of its own"),
-        ({"axes": [{"feild": "optimizer.lr"}]}, "field"),
+        ({"axes": [{"filed": "optimizer.lr"}]}, "field"),
         ({"set": {"data.seed": 3}}, "data.seed"),
         ({"config": None}, "config is missing"),
         ({"sedes": [1]}, "seeds"),
