@@ -38,9 +38,11 @@ class Fields(dict[str, Any]):
     at: Mapping[str, str]
     node: yaml.MappingNode | None
 
-    def __init__(self, values: Mapping[str, Any] = {}, at: Mapping[str, str] = {}) -> None:  # noqa: B006
-        super().__init__(values)
-        self.at, self.node = at, None
+    def __init__(
+        self, values: Mapping[str, Any] | None = None, at: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(values or {})
+        self.at, self.node = at or {}, None
 
     @classmethod
     def from_node(cls, node: yaml.Node, place: Place, converter: Any = None) -> Fields:
@@ -49,7 +51,8 @@ class Fields(dict[str, Any]):
             return cls()
         if not isinstance(node, yaml.MappingNode):
             raise ConfigError(f"{place.at(node)} must be {cls.description}; write name: value.")
-        values, at = cls(), {}
+        values = cls()
+        at: dict[str, str] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise ConfigError(f"{place.at(key)}: a key is not a name; write field: value.")

@@ -18,8 +18,8 @@ from .base import Row
 from .spec import Plot
 from .table import column_names
 
-# black last: it is the axes' colour too
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+# grey for their yellow, which is faint on white; black last: it is the axes' colour too
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999", "#000000")
 _MARKERS = "osD^vPX*"
 _DASHES = ("-", "--", "-.", ":")
 _MANY_LABELS = 6  # of text along x, beyond which they are turned
@@ -59,7 +59,7 @@ def plot_rows(rows: Sequence[Row], plot: Plot, title: str, path: Path) -> None:
         line[0].set_ylabel(label(y))
     for axes, panel in zip(grid[0], panels, strict=True):
         if panel is not None:
-            axes.set_title(f"{label(str(plot.panels))} {_text(panel)}", fontsize=10)
+            axes.set_title(f"{label(str(plot.panels))}: {_text(panel)}", fontsize=10)
     for axes in grid[-1]:
         axes.set_xlabel(label(plot.x))
     _legend(figure, grid)
@@ -138,7 +138,11 @@ def _draw(axes: Any, rows: Sequence[Row], plot: Plot, y: str, names: Sequence[st
         mine = [row for row in rows if _name(row, plot.series) == name and row.get(y) is not None]
         _level(axes, [row for row in mine if row.get(plot.x) is None], y, name, style)
         there = [row for row in mine if row.get(plot.x) is not None]
-        _line(axes, there, [places[row[plot.x]] for row in there], y, name, style, is_text)
+        at = [places[row[plot.x]] for row in there]
+        if plot.dots:
+            _dots(axes, there, at, y, name, style)
+        else:
+            _line(axes, there, at, y, name, style, is_text)
     if is_text:
         axes.set_xticks(range(len(ticks)), [textwrap.fill(str(tick), 14) for tick in ticks])
         if len(ticks) > _MANY_LABELS:
@@ -158,6 +162,26 @@ def _level(axes: Any, rows: Sequence[Row], y: str, name: str, style: dict[str, A
         low, high = _bounds(row, y)
         if low is not None:
             axes.axhspan(low, high, color=style["color"], alpha=0.08, linewidth=0)
+
+
+def _dots(
+    axes: Any,
+    rows: Sequence[Row],
+    places: Sequence[float],
+    y: str,
+    name: str,
+    style: dict[str, Any],
+) -> None:
+    """Rows with an x, each by itself with its interval."""
+    if not rows:
+        return
+    axes.plot(
+        places, [row[y] for row in rows], label=name, markersize=6, **style | {"linestyle": ""}
+    )
+    for x, row in zip(places, rows, strict=True):
+        low, high = _bounds(row, y)
+        if low is not None:
+            axes.vlines([x], low, high, color=style["color"], alpha=0.5)
 
 
 def _line(

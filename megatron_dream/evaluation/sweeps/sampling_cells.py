@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,9 +53,8 @@ def sampling_cells(given: SamplingFields, where: Path) -> list[Cell]:
     for model in _grid_models(given):
         for values in itertools.product(*axes):
             settings = {**common, **{k: v for value in values for k, v in value.fields.items()}}
-            at = values[-1].at if values else f"{where}: settings"
-            own = {name for value in values for name in value.fields}
-            _check_setting(given, model, settings, own, at)
+            own = {name: value.at for value in values for name in value.fields}
+            _check_setting(given, model, settings, own, f"{where}: settings")
             columns: Row = {"arm": model, "model": model}
             columns |= {a.name: v.shown for a, v in zip(given.vary, values, strict=True)}
             cells.append(_cell(given, model, columns, settings, given.samples, []))
@@ -108,8 +108,8 @@ def _axis(axis: Axis, number: int, where: Path) -> list[_Value]:
         at = axis.values.at[place] if axis.values.at else spot
         values.append(_value(axis.name, value, at, where))
     shown = [value.shown for value in values]
-    for value in values:
-        if shown.count(value.shown) > 1:
+    for place, value in enumerate(values):
+        if value.shown in shown[:place]:
             raise ConfigError(f"{value.at}: {value.shown!r} is there twice; keep one.")
     return values
 
@@ -156,31 +156,44 @@ def _check_axes(given: SamplingFields, axes: list[list[_Value]], where: Path) ->
 
 
 def _check_setting(
-    given: SamplingFields, model: str, settings: Json, own: set[str], at: str
+    given: SamplingFields, model: str, settings: Json, own: Mapping[str, str], at: str
 ) -> None:
-    """Refuse what the sampler would, or what has no say for the model."""
+    """Refuse what the sampler would, or what has no say for the model.
+
+    Args:
+        given: the YAML.
+        model: its name.
+        settings: all that hold.
+        own: fields that are not the common ones, each with its place.
+        at: the place of what is not found in these.
+    """
     path = Path(str(given.models[model]))
     if BENCHMARKS[given.benchmark].is_infilling:
-        without = sorted(
-            own & set(_NOT_OF_GAPS if given.gap != "grow" else (*_NOT_OF_GAPS, "steps"))
-        )
-        if without:
-            raise ConfigError(f"{at}: {', '.join(without)} has no say for gaps; leave it out.")
-        settings = {name: value for name, value in settings.items() if name not in _NOT_OF_GAPS}
+        without = set(_NOT_OF_GAPS if given.gap != "grow" else (*_NOT_OF_GAPS, "steps"))
+        _refuse_without_say(own, without, "a gap")
+        settings = {name: value for name, value in settings.items() if name not in without}
     elif "max_new_tokens" not in settings:
         raise ConfigError(f"{at}: max_new_tokens is missing; give it in settings or in an axis.")
     if (path / "config.json").is_file() and is_autoregressive(path):
-        without = sorted(own - set(DRAWN))
-        if without:
-            raise ConfigError(
-                f"{at}: {', '.join(without)} has no say for model {model}, which goes from left to right; "
-                "make it an arm, or name the other models in grid_models."
-            )
+        _refuse_without_say(
+            own,
+            set(_SETTABLE) - set(DRAWN),
+            f"model {model}, which goes from left to right (name the others in grid_models)",
+        )
         settings = {name: value for name, value in settings.items() if name in DRAWN}
     try:
         plan_blocks(1, SamplingConfig(**{**_IDS, **settings}).resolved())
     except ValueError as error:
-        raise ConfigError(f"{at}: {error}") from None
+        words = re.findall(r"\w+", str(error))  # the field at fault comes first
+        places = {**given.settings.at, **own}
+        place = next((places[word] for word in words if word in places), at)
+        raise ConfigError(f"{place}: {error}") from None
+
+
+def _refuse_without_say(own: Mapping[str, str], without: set[str], whom: str) -> None:
+    for name in own:
+        if name in without:
+            raise ConfigError(f"{own[name]}: {name} has no say for {whom}; leave it out.")
 
 
 def _arm(given: SamplingFields, arm: Arm, number: int, common: Json, where: Path) -> Cell:
@@ -195,7 +208,8 @@ def _arm(given: SamplingFields, arm: Arm, number: int, common: Json, where: Path
         raise ConfigError(f"{at}.best_of is {arm.best_of} with {samples} samples; give 1 to these.")
     own = _settings(arm.settings, f"arms.{number}.settings", where)
     settings = {**common, **own}
-    _check_setting(given, model, settings, set(own), at)
+    places = {name: arm.settings.at.get(name, f"{at}.settings.{name}") for name in own}
+    _check_setting(given, model, settings, places, at)
     columns: Row = {"arm": arm.label, "model": model}
     for axis in given.vary:
         has_labels = any(isinstance(value, Mapping) for value in axis.values)

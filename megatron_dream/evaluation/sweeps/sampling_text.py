@@ -22,8 +22,8 @@ def paragraph(
     settings = [row for row in rows if row.get("best_of") is None]
     if not settings:
         return "Nothing is measured."
-    namer = _Namer(settings, axes)
     grid = [row for row in settings if row.get("arm") == row.get("model")]
+    namer = _Namer(grid, axes)
     baseline = next((row for row in settings if row.get("is_baseline") == "yes"), None)
     first = settings[0]
     drawn = max(int(figure(row, "samples")) for row in settings)

@@ -12,7 +12,7 @@ from ...config.convert import Converter, Place, nearest
 from ...config.load import compose_yaml, read_yaml
 from ...errors import ConfigError
 from .base import Kind
-from .fields import COMMON, Entries, Fields, refuse_aliases, require, typed
+from .fields import COMMON, Entries, Fields, refuse_aliases, require
 from .kinds import KINDS, kind_of
 
 
@@ -33,6 +33,7 @@ class Plot:
         panels: column that makes panels side by side.
         log_x: logarithmic.
         log_y: likewise.
+        dots: points are not joined.
         title: above it; None: the sweep's.
     """
 
@@ -42,6 +43,7 @@ class Plot:
     panels: str | None = None
     log_x: bool = False
     log_y: bool = False
+    dots: bool = False
     title: str | None = None
 
 
@@ -97,14 +99,15 @@ def read_sweep(path: Path) -> Sweep:
     refuse_aliases(node, str(path))
     common, own = _split(node)
     given = Converter(_Common, {}).convert(common, _Common, Place("", str(path)))
-    require(given, ("title", "question", "kind"), path)
+    require(given, ("kind",), path)
     if given.kind not in KINDS:
         raise ConfigError(
             f"{_line(common, 'kind', path)}: kind {given.kind!r} is unknown; the nearest one is "
             f"{nearest(given.kind, KINDS)} (known: {', '.join(KINDS)})."
         )
-    plots = _plots(given, path)
     kind = kind_of(given.kind).parse(Fields.from_node(own, Place("", str(path))), path)
+    require(given, ("title", "question"), path)  # after the kind: what is missing may be misspelt
+    plots = _plots(given, path)
     return Sweep(path, given.title, given.question, plots, given.note, kind, text)
 
 
@@ -125,17 +128,15 @@ def _line(node: yaml.MappingNode, name: str, path: Path) -> str:
 def _plots(given: _Common, path: Path) -> tuple[Plot, ...]:
     if (given.plot is None) == (not given.plots):
         raise ConfigError(f"{path}: give one of plot (one) and plots (a list).")
-    plots = given.plots or [given.plot]
+    plots = given.plots or [plot for plot in (given.plot,) if plot is not None]
     for number, plot in enumerate(plots):
         name = f"plots.{number}" if given.plots else "plot"
-        assert plot is not None
         if not plot.x or not plot.y:
             raise ConfigError(f"{path}: {name} needs x and y; name columns of the rows.")
         for column in plot.y:
             if not isinstance(column, str):
                 raise ConfigError(f"{path}: {name}.y: {column!r} is no column's name; give names.")
-    return tuple(plot for plot in plots if plot is not None)
+    return tuple(plots)
 
 
 assert {one.name for one in fields(_Common)} == set(COMMON)
-__all__ = ["Plot", "Sweep", "read_sweep", "typed"]

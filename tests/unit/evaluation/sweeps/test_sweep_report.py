@@ -110,6 +110,12 @@ def test_lines_differ_by_colour_and_marker_also_beyond_the_palette(drawn):
     assert len(looks) == 20
 
 
+def test_settings_without_an_order_are_not_joined(drawn):
+    (axes,) = drawn(ROWS, Plot("temperature", Names(["pass@1"]), series="canvas", dots=True))
+    assert {line.get_linestyle() for line in axes.lines.values()} == {"None"}
+    assert axes.bands == len(ROWS)  # a bar each
+
+
 def test_a_column_that_is_not_there_is_told(drawn):
     with pytest.raises(
         ConfigError, match=r"series 'canvs' is no column; the nearest one is canvas"
