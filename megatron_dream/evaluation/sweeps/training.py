@@ -143,7 +143,7 @@ class TrainingSweep(Kind):
                         f"{self.where}: arm {arm.label!r} has diffusion.shift false, which is not sampled; "
                         "leave answers out."
                     )
-                checked.append((arm.label, last))
+                checked.append((arm.label, stages[-1]["stage"], last))
                 found += [self._cell(columns, stages, seed) for seed in self.given.seeds]
         check_alike(checked, self.where)
         if self.given.answers is not None:

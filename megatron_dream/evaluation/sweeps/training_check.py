@@ -53,15 +53,19 @@ def check_runs(stages: Sequence[Json], seed: int, where: str) -> RunConfig:
     return config
 
 
-def check_alike(runs: Sequence[tuple[str, RunConfig]], where: Path) -> None:
+def check_alike(runs: Sequence[tuple[str, str, RunConfig]], where: Path) -> None:
     """Refuse arms whose held-out figures are not of the same rows under the same masks.
+
+    Args:
+        runs: of each arm its label, its last run's stage and configuration.
+        where: the sweep's file.
 
     Raises:
         ConfigError: names the field.
     """
-    first, wanted = runs[0][0], _measure(runs[0][1])
-    for label, config in runs:
-        found = _measure(config)
+    first, wanted = runs[0][0], _measure(*runs[0][1:])
+    for label, stage, config in runs:
+        found = _measure(stage, config)
         for name, value in wanted.items():
             if found[name] != value:
                 raise ConfigError(
@@ -70,8 +74,8 @@ def check_alike(runs: Sequence[tuple[str, RunConfig]], where: Path) -> None:
                 )
 
 
-def _measure(config: RunConfig) -> dict[str, Any]:
-    found = {}
+def _measure(stage: str, config: RunConfig) -> dict[str, Any]:
+    found: dict[str, Any] = {"stage": stage}
     for path in _MEASURE:
         section, name = path.split(".")
         value = getattr(getattr(config, section), name)

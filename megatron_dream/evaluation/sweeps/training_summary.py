@@ -126,7 +126,7 @@ def _compared(one: Curves, baseline: Curves | None, flops: float) -> Row:
     told: Row = {}
     for metric in METRICS:
         of_base = {} if baseline in (None, one) else baseline.finals(metric)  # type: ignore[union-attr]
-        told |= _difference(f"{metric}_minus_baseline", one.finals(metric), of_base)
+        told |= _difference(f"final_{metric}_minus_baseline", one.finals(metric), of_base)
     told["flops_compared"] = flops
     for metric in _AT_FLOPS:
         mine, name = one.at(flops, metric), f"{metric}_at_equal_flops"

@@ -57,7 +57,7 @@ def _finals(baseline: Row, others: Sequence[Row], axes: Sequence[str]) -> str:
     """At the end of training."""
     told = [f"{_arm(baseline, axes)} ends at {estimate(baseline, 'cross_entropy')}"]
     for row in others:
-        gap = difference(row, "cross_entropy_minus_baseline")
+        gap = difference(row, "final_cross_entropy_minus_baseline")
         told.append(f"{_arm(row, axes)} at {estimate(row, 'cross_entropy')}, {gap}")
     return f"{'; '.join(told)}."
 
@@ -109,6 +109,6 @@ def _answers(baseline: Row, others: Sequence[Row]) -> list[str]:
     told = [f"{baseline['arm']} {estimate(baseline, 'pass@1', percent=True)}"]
     for row in others:
         if has(row, "pass@1"):
-            gap = difference(row, "pass@1_minus_baseline", percent=True)
+            gap = difference(row, "final_pass@1_minus_baseline", percent=True)
             told.append(f"{row['arm']} {estimate(row, 'pass@1', percent=True)}, {gap}")
     return [f"pass@1 of the trained models: {'; '.join(told)}."]
