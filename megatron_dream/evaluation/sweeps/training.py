@@ -54,11 +54,13 @@ class Arm:
         label: its name.
         set: fields of its last run.
         stages: its runs, each from where the one before ended; empty: the sweep's one.
+        compare_to: the arm that it is compared to; empty: the sweep's.
     """
 
     label: str = ""
     set: Fields = dataclasses.field(default_factory=Fields)
     stages: list[Stage] = dataclasses.field(default_factory=list)
+    compare_to: str = ""
 
 
 @dataclass
@@ -216,10 +218,11 @@ class TrainingSweep(Kind):
         return SamplingSweep.parse({n: v for n, v in fields.items() if v is not None}, self.where)
 
     def summary(self, rows: list[Row]) -> list[Row]:
-        """Means over seeds with intervals, and paired differences to ``compare_to``."""
+        """Means over seeds with intervals, and paired differences between arms."""
         from .training_summary import summary
 
-        return summary(rows, self._axes(), self.given.compare_to)
+        baselines = {arm.label: arm.compare_to or self.given.compare_to for arm in self.given.arms}
+        return summary(rows, self._axes(), baselines)
 
     def paragraph(self, rows: list[Row]) -> str:
         """See the base class."""
@@ -244,11 +247,12 @@ def _check(given: TrainingFields, where: Path) -> None:
     for name, values in (("arms", labels), ("seeds", given.seeds)):
         if len(set(values)) < len(values) or "" in values:
             raise ConfigError(f"{where}: {name} {values} need names of their own; mend them.")
-    if given.compare_to not in labels:
-        raise ConfigError(
-            f"{where}: compare_to is {given.compare_to!r}, which is no arm; the nearest one is "
-            f"{nearest(given.compare_to, labels)}."
-        )
+    for name in (given.compare_to, *(arm.compare_to for arm in given.arms if arm.compare_to)):
+        if name not in labels:
+            raise ConfigError(
+                f"{where}: compare_to is {name!r}, which is no arm; the nearest one is "
+                f"{nearest(name, labels)}."
+            )
     if min(given.seeds) < 0:
         raise ConfigError(f"{where}: seeds {given.seeds}: give 0 or more.")
     columns = [*_COLUMNS, *(axis.column for axis in given.axes)]

@@ -46,7 +46,7 @@ class Curves:
         return found
 
 
-def summary(rows: Sequence[Row], axes: Sequence[str], compare_to: str) -> list[Row]:
+def summary(rows: Sequence[Row], axes: Sequence[str], baselines: Mapping[str, str]) -> list[Row]:
     """A row for each setting and step.
 
     ``final_X`` stands in a setting's last row, ``best_X`` in the rows of an arm's best setting, and what
@@ -55,18 +55,18 @@ def summary(rows: Sequence[Row], axes: Sequence[str], compare_to: str) -> list[R
     Args:
         rows: as measured.
         axes: columns that make an arm's settings.
-        compare_to: the arm that differences are to.
+        baselines: by arm the arm that its differences are to.
     """
     curves = _curves(rows, axes)
     best = _best(curves)
-    baseline = best.get(compare_to)
     flops = min((one.end() for one in best.values()), default=0.0)
     found = []
     for one in curves:
         is_best = best.get(one.columns["arm"]) is one
         told = _rows(one, is_best)
         if is_best:
-            told[-1] |= _compared(one, baseline, flops)
+            name = baselines[str(one.columns["arm"])]
+            told[-1] |= {"baseline": name} | _compared(one, best.get(name), flops)
         found += told
     return found
 

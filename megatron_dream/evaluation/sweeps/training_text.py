@@ -55,11 +55,18 @@ def _name(column: str) -> str:
 
 def _finals(baseline: Row, others: Sequence[Row], axes: Sequence[str]) -> str:
     """At the end of training."""
+    compare_to = str(baseline["arm"])
     told = [f"{_arm(baseline, axes)} ends at {estimate(baseline, 'cross_entropy')}"]
     for row in others:
-        gap = difference(row, "final_cross_entropy_minus_baseline")
+        gap = _difference(row, "final_cross_entropy_minus_baseline", compare_to)
         told.append(f"{_arm(row, axes)} at {estimate(row, 'cross_entropy')}, {gap}")
     return f"{'; '.join(told)}."
+
+
+def _difference(row: Row, column: str, compare_to: str, percent: bool = False) -> str:
+    """What an arm differs, and from which where that is not the one that is told first."""
+    told = difference(row, column, percent)
+    return told if row["baseline"] == compare_to else f"{told}, against {row['baseline']}"
 
 
 def _arm(row: Row, axes: Sequence[str]) -> str:
@@ -94,7 +101,9 @@ def _equal_flops(baseline: Row, others: Sequence[Row]) -> list[str]:
         if not has(row, column):
             told.append(f"{row['arm']} has no validation as early")
             continue
-        gap = "" if row is baseline else f", {difference(row, f'{column}_minus_baseline')}"
+        gap = ""
+        if row is not baseline:
+            gap = f", {_difference(row, f'{column}_minus_baseline', str(baseline['arm']))}"
         told.append(f"{row['arm']} {estimate(row, column)}{gap}")
     return [
         f"Whole training costs {number(min(costs))} to {number(max(costs))} FLOPs; at equal total FLOPs "
@@ -109,6 +118,6 @@ def _answers(baseline: Row, others: Sequence[Row]) -> list[str]:
     told = [f"{baseline['arm']} {estimate(baseline, 'pass@1', percent=True)}"]
     for row in others:
         if has(row, "pass@1"):
-            gap = difference(row, "final_pass@1_minus_baseline", percent=True)
+            gap = _difference(row, "final_pass@1_minus_baseline", str(baseline["arm"]), True)
             told.append(f"{row['arm']} {estimate(row, 'pass@1', percent=True)}, {gap}")
     return [f"pass@1 of the trained models: {'; '.join(told)}."]

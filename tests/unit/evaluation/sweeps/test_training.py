@@ -68,6 +68,7 @@ def test_cells_are_arms_by_axes_by_seeds(tmp_path: Path) -> None:
     ("more", "words"),
     [
         ({"compare_to": "c"}, "nearest one is"),
+        ({"arms": [{"label": "a", "compare_to": "c"}]}, "nearest one is"),
         ({"seeds": [1, 1]}, "seeds"),
         ({"seeds": [-1]}, "0 or more"),
         ({"arms": [{"label": "a"}, {"label": "a"}]}, "names of their own"),
@@ -212,6 +213,9 @@ def test_flops_are_those_of_the_steps_that_made_the_model(tmp_path: Path) -> Non
     assert a_step - step_flops(config, record) == pytest.approx(30 * attention / 2)
 
 
+BASE = dict.fromkeys(("base", "dear", "late", "other"), "base")
+
+
 def made(arm: str, lr: float, seed: int, curve: list[tuple[float, float]]) -> list[Row]:
     return [
         {"arm": arm, "lr": lr, "seed": seed, "step": step, "flops_total": flops,
@@ -229,7 +233,7 @@ def test_arms_are_compared_at_their_best_and_at_equal_flops() -> None:
         own = 0.01 * (-1) ** seed
         rows += made("dear", 1.0, seed, [(400.0, 1.5 + noise), (1600.0, 0.5 + noise + own)])
         rows += made("late", 1.0, seed, [(500.0, 1 + noise), (600.0, 1 + noise + 10 * own)])
-    told = summary(rows, ["lr"], "base")
+    told = summary(rows, ["lr"], BASE)
     best = {row["arm"]: row for row in told if row["is_best"] == row["is_last"] == "yes"}
     assert best["base"]["lr"] == 1.0 and best["base"]["cross_entropy"] == 2.0
     dear = best["dear"]
@@ -249,13 +253,21 @@ def test_arms_are_compared_at_their_best_and_at_equal_flops() -> None:
 def test_between_validations_it_is_straight_over_the_logarithm() -> None:
     rows = made("base", 1.0, 0, [(100.0, 3.0), (400.0, 1.0)])
     rows += made("other", 1.0, 0, [(200.0, 4.0), (800.0, 2.0)])
-    last = [row for row in summary(rows, ["lr"], "base") if row["is_last"] == "yes"]
+    last = [row for row in summary(rows, ["lr"], BASE) if row["is_last"] == "yes"]
     assert last[1]["cross_entropy_at_equal_flops"] == pytest.approx(3.0)
     assert last[1]["cross_entropy_low"] is None  # one seed
-    assert "without an interval" in paragraph(summary(rows, ["lr"], "base"), ["lr"], "base")
+    assert "without an interval" in paragraph(summary(rows, ["lr"], BASE), ["lr"], "base")
 
 
 def test_a_best_value_at_the_edge_is_said() -> None:
     rows = [row for lr in (1.0, 2.0, 3.0) for seed in (0, 1)
             for row in made("base", lr, seed, [(1.0, lr + seed)])]  # fmt: skip
-    assert "a better one may lie beyond" in paragraph(summary(rows, ["lr"], "base"), ["lr"], "base")
+    assert "a better one may lie beyond" in paragraph(summary(rows, ["lr"], BASE), ["lr"], "base")
+
+
+def test_an_arm_may_have_a_baseline_of_its_own() -> None:
+    rows = [row for seed in (0, 1, 2) for arm, value in (("base", 1.0), ("other", 2.0), ("late", 3.5))
+            for row in made(arm, 1.0, seed, [(1.0, value + seed)])]  # fmt: skip
+    told = summary(rows, ["lr"], BASE | {"late": "other"})
+    words = paragraph(told, ["lr"], "base")
+    assert "1 above (1 to 1); late" in words and "1.5 above (1.5 to 1.5), against other" in words
