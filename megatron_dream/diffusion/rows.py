@@ -224,9 +224,8 @@ def noise_row(
         weight = end.weigh(weight, is_asked)
     labels, is_predicted = tokens.copy(), is_asked
     if objective.shift:
-        labels, weight, is_predicted = (
-            shift_left(values, is_start) for values in (labels, weight, is_asked)
-        )
+        labels, weight = shift_left(labels, is_start), shift_left(weight, is_start)
+        is_predicted = shift_left(is_asked, is_start)
     if num_dead:
         labels[length - num_dead :] = 0
     if objective.name != "ar":

@@ -42,7 +42,7 @@ def check_runs(stages: Sequence[Json], seed: int, where: str) -> RunConfig:
             raise ConfigError(f"{where}: a later stage starts from the one before; leave it out.")
         try:
             pairs = overrides(one, seed, Path("run"), start)
-            config = load_config(one["config"], pairs)
+            config: RunConfig = load_config(one["config"], pairs)
             validate(config, one["stage"])
         except UserError as error:
             raise type(error)(f"{where}: {error}") from None

@@ -134,7 +134,7 @@ def figures(run: Path) -> Json:
     Raises:
         UserError: the log has no step or no validation.
     """
-    config = load_config(run / "config.yaml")
+    config: RunConfig = load_config(run / "config.yaml")
     steps, validations = _records(run / "log.jsonl")
     if not steps:
         raise UserError(f"{run / 'log.jsonl'} has no step; remove the cell's folder and run again.")

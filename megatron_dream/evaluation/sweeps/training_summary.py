@@ -125,14 +125,14 @@ def _compared(one: Curves, baseline: Curves | None, flops: float) -> Row:
     """An arm's best setting against that of the arm that all are compared to."""
     told: Row = {}
     for metric in METRICS:
-        of_base = {} if baseline in (None, one) else baseline.finals(metric)  # type: ignore[union-attr]
+        of_base = {} if baseline in (None, one) else baseline.finals(metric)
         told |= _difference(f"final_{metric}_minus_baseline", one.finals(metric), of_base)
     told["flops_compared"] = flops
     for metric in _AT_FLOPS:
         mine, name = one.at(flops, metric), f"{metric}_at_equal_flops"
         estimate = mean_over_seeds(list(mine.values())) if mine else None
         told |= estimate_columns(name, estimate)
-        of_base = {} if baseline in (None, one) else baseline.at(flops, metric)  # type: ignore[union-attr]
+        of_base = {} if baseline in (None, one) else baseline.at(flops, metric)
         told |= _difference(f"{name}_minus_baseline", mine, of_base)
     return told
 
