@@ -18,7 +18,12 @@ from ..sampling.cache import KeyValueCache
 from ..tokenizer.base import Tokenizer, check_vocab
 from ..tokenizer.load import load_tokenizer
 from .load import load_weights
-from .metadata import CheckpointMetadata, read_metadata, resolve_checkpoint
+from .metadata import (
+    CheckpointMetadata,
+    read_metadata,
+    refuse_without_shift,
+    resolve_checkpoint,
+)
 
 
 @dataclass
@@ -113,6 +118,7 @@ def load_for_sampling(
             f"{folder} is an autoregressive model, which cannot open masks; adapt it first "
             f"(pretrain with checkpoint.init_from) or name another checkpoint"
         )
+    refuse_without_shift(folder, metadata)
     found = find_tokenizer(metadata, tokenizer)
     layout, training = ParallelConfig(), TrainingConfig(precision="fp32", compile="off")
     ranks = parallel.start(layout)

@@ -92,6 +92,19 @@ def read_metadata(folder: Path | str) -> CheckpointMetadata:
     return metadata
 
 
+def refuse_without_shift(folder: Path | str, metadata: CheckpointMetadata) -> None:
+    """Refuse what samplers do not know: a model trained without the shift.
+
+    Raises:
+        CheckpointError: it is one.
+    """
+    if not metadata.shift:
+        raise CheckpointError(
+            f"{folder} was trained with diffusion.shift false, and sampling and exports know models with "
+            f"the shift only; name another checkpoint, or train with diffusion.shift true"
+        )
+
+
 def write_metadata(folder: Path | str, metadata: CheckpointMetadata) -> None:
     """Write megatron_dream.json of a checkpoint folder, atomically, with its own checksum."""
     values = json.loads(json.dumps(dataclasses.asdict(metadata)))

@@ -12,7 +12,7 @@ from typing import Literal
 
 Objective = Literal["diffusion", "ar"]
 LayerSpec = Literal["local", "transformer_engine"]
-WeightName = Literal["inverse_t", "linear", "uniform", "cart"]
+WeightName = Literal["inverse_t", "linear", "uniform", "cart", "cart_shuffled"]
 RecomputeModule = Literal["core_attn", "mlp", "layernorm"]
 OffloadModule = Literal["qkv_linear", "core_attn", "attn_proj"]
 ALERT_KINDS = (
@@ -116,6 +116,7 @@ class DiffusionConfig:
     t_min: float = 1e-3
     low_discrepancy: bool = True
     complementary: bool = False
+    shift: bool = True  # the state before a masked token predicts it; false: its own
     attention: Literal["full", "anneal"] = "full"
     anneal_steps: int = 0  # for attention: anneal
 

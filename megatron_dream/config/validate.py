@@ -186,6 +186,8 @@ def _diffusion_faults(config: RunConfig) -> Iterator[str]:
             f"complement are two samples of one batch), it is {batch}; make it even"
         )
     if diffusion.objective == "ar":
+        if not diffusion.shift:
+            yield "diffusion.shift: false has no meaning under diffusion.objective: ar; leave it true"
         for name in ("complementary", "anneal_steps"):
             if getattr(diffusion, name):
                 yield (
@@ -202,6 +204,8 @@ def _sft_faults(config: RunConfig) -> Iterator[str]:
     if sft.task == "infill":
         if diffusion.objective == "ar" or diffusion.complementary:
             yield "sft.task: infill knows neither objective: ar nor complementary; leave both out"
+        if not diffusion.shift:
+            yield "sft.task: infill knows no diffusion.shift: false; leave it true"
         if diffusion.weight != "linear":
             yield (
                 "sft.task: infill weighs by 1 - t; set diffusion.weight to linear, it is "
@@ -244,6 +248,8 @@ def _rl_faults(config: RunConfig) -> Iterator[str]:
             yield f"rl.judge_endpoints has {endpoint!r}; give addresses such as http://host:8080"
     if config.diffusion.objective != "diffusion":
         yield "diffusion.objective is ar, and rl samples by opening masks; set it to diffusion"
+    if not config.diffusion.shift:
+        yield "diffusion.shift is false, and rl samples with the shift; leave it true"
     rows = 2 * rl.prompts_per_step * rl.group_size
     if config.training.global_batch_size not in (1, rows):
         yield (

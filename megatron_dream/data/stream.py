@@ -119,6 +119,7 @@ def objective_of(diffusion: DiffusionConfig) -> Objective:
         normalize_weight=diffusion.normalize_weight,
         denominator=diffusion.denominator,
         t_min=diffusion.t_min,
+        shift=diffusion.shift,
     )
 
 
@@ -154,10 +155,12 @@ def make_row(
     sample, complement = ordinal, False
     if diffusion.complementary:
         sample, complement = ordinal // 2, ordinal % 2 == 1
-    t, u = 1.0, None
+    t, u, order = 1.0, None, None
     if diffusion.objective == "diffusion":
         t = noise.time(sample, t_min=diffusion.t_min, low_discrepancy=diffusion.low_discrepancy)
         u = noise.positions(sample, x0.shape[0])
+        if diffusion.weight == "cart_shuffled":
+            order = noise.weight_order(sample, x0.shape[0])
     row = noise_row(
         x0,
         segment_lengths,
@@ -170,6 +173,7 @@ def make_row(
         is_attended_S=is_attended,
         end=end,
         complement=complement,
+        order_S=order,
     )
     return Row(
         tokens=row.tokens,

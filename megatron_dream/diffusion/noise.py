@@ -18,7 +18,8 @@ Layout (pinned by tests/unit/diffusion/golden_noise.json):
   whose stable argsort is perm_n; ``EPOCH_ORDER`` round keys for the order of rows in later epochs
   (data/order.py); ``CLOSING_UP`` one word for each position of an infilled middle; ``TRUNCATION`` one
   word of truncation group n, the sample that it is cut to; ``LENGTH_ORDER`` one word for each run of
-  samples of like length in window n. The rl stage has one of its own (rl/batch.py): steps of rollouts.
+  samples of like length in window n; ``WEIGHT_ORDER`` one word a token of sample n, by which weights are
+  dealt anew among its masked tokens. The rl stage has one of its own (rl/batch.py): steps of rollouts.
 * a word becomes a float64 in [0, 1) by ``(word >> 11) * 2**-53``.
 """
 
@@ -34,7 +35,7 @@ from numpy.typing import NDArray
 from .infilling import MAX_APPENDED, InfillingDraws
 
 POSITIONS, SAMPLE, PERMUTATION, EPOCH_ORDER, CLOSING_UP = 0, 1, 2, 3, 4
-TRUNCATION, LENGTH_ORDER = 5, 6
+TRUNCATION, LENGTH_ORDER, WEIGHT_ORDER = 5, 6, 7
 RUN_LENGTH = 64  # consecutive ordinals whose times are stratified together
 
 Words = NDArray[np.uint64]
@@ -98,6 +99,10 @@ class NoiseStream:
     def positions(self, n: int, length: int) -> Floats:
         """One uniform number a token of sample ``n``, float64 [length], for the unsliced row."""
         return unit_floats(philox_words(self.key, n, POSITIONS, length))
+
+    def weight_order(self, n: int, length: int) -> Floats:
+        """One uniform number a token of sample ``n`` that ranks its weights, float64 [length]."""
+        return unit_floats(philox_words(self.key, n, WEIGHT_ORDER, length))
 
     def time(self, n: int, *, t_min: float = 1e-3, low_discrepancy: bool = True) -> float:
         """t_n in [t_min, 1].

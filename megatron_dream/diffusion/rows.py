@@ -3,7 +3,8 @@
 The adapted network keeps the autoregressive habit (SPEC 2): the hidden state at i - 1 predicts
 token i. So labels, weights and the PREDICTED flag of token i are stored at i - 1, rolled left
 inside their segment, here in the data path: no rank ever needs its neighbour's column, and slicing
-a row afterwards is harmless.
+a row afterwards is harmless. Without the shift (a model from random weights may do without) all three
+stay at i; what is masked is the same.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ class Objective:
 
     Attributes:
         name: ``"diffusion"`` or ``"ar"``.
-        weight: ``cart``, ``inverse_t``, ``linear`` or ``uniform``; ``ar`` knows only 1.
+        weight: ``cart``, ``cart_shuffled``, ``inverse_t``, ``linear`` or ``uniform``; ``ar`` knows only 1.
         cart_p: in (0, 1].
         normalizer: what weights are divided by (``weight_normalizer``), 1 for none.
         t_min: smallest time, bounds 1/t.
+        shift: position i - 1 predicts token i; False: position i does.
     """
 
     name: str = "diffusion"
@@ -43,6 +45,7 @@ class Objective:
     cart_p: float = 0.1
     normalizer: float = 1.0
     t_min: float = 1e-3
+    shift: bool = True
 
     @classmethod
     def of(
@@ -54,13 +57,16 @@ class Objective:
         normalize_weight: bool = True,
         denominator: str = "masked_tokens",
         t_min: float = 1e-3,
+        shift: bool = True,
     ) -> Objective:
         """The objective with its normaliser looked up."""
         if name not in ("diffusion", "ar"):
             raise ValueError(f"Objective '{name}' is unknown; choose diffusion or ar.")
         constant = weight_normalizer(weight, denominator)  # also refuses unknown names
         normalizer = constant if normalize_weight and name == "diffusion" else 1.0
-        return cls(name, weight, cart_p, normalizer, t_min)
+        if name == "ar" and not shift:
+            raise ValueError("Under ar a position predicts the next token; leave shift true.")
+        return cls(name, weight, cart_p, normalizer, t_min, shift)
 
 
 @dataclass(frozen=True)
@@ -104,8 +110,8 @@ class NoisedRow:
     """What ``noise_row`` makes, each [S].
 
     tokens int32: model input. labels int32: the next token of the same segment, 0 where there is
-    none. loss_weight float32: of that label. flags uint8: see the constants above. num_maskable:
-    an integer.
+    none; without the shift the token itself. loss_weight float32: of that label. flags uint8: see the
+    constants above. num_maskable: an integer.
     """
 
     tokens: NDArray[np.int32]
@@ -171,6 +177,7 @@ def noise_row(
     is_attended_S: Bools | None = None,
     end: EndRun | None = None,
     complement: bool = False,
+    order_S: NDArray[np.float64] | None = None,
 ) -> NoisedRow:
     """One row: mask, weigh, shift, flag.
 
@@ -190,6 +197,7 @@ def noise_row(
             for CART then; None: everywhere True.
         end: the run of PAD that ends an answer.
         complement: use the complement mask among the maskable tokens, at time 1 - t.
+        order_S: one uniform number a position, for ``cart_shuffled`` (``NoiseStream.weight_order``).
 
     Raises:
         ValueError: segments that do not fill the row, or diffusion without ``u_S``.
@@ -210,10 +218,14 @@ def noise_row(
         u_S = u_S if end is None else end.draws(u_S)
         is_asked = draw_mask(maskable, u_S, t, complement)
         is_context = is_real if is_attended_S is None else is_real & is_attended_S
-        weight = _weights(objective, is_asked, is_context, is_start, t, complement)
+        at = complement_time(t) if complement else t
+        weight = _weights(objective, is_asked, is_context, is_start, at, order_S)
     if end is not None:
         weight = end.weigh(weight, is_asked)
-    labels = shift_left(tokens, is_start)
+    labels, is_predicted = tokens.copy(), is_asked
+    if objective.shift:
+        labels, weight = shift_left(labels, is_start), shift_left(weight, is_start)
+        is_predicted = shift_left(is_asked, is_start)
     if num_dead:
         labels[length - num_dead :] = 0
     if objective.name != "ar":
@@ -221,8 +233,8 @@ def noise_row(
     return NoisedRow(
         tokens=tokens,
         labels=labels,
-        loss_weight=shift_left(weight, is_start),
-        flags=row_flags(is_start, num_dead, shift_left(is_asked, is_start), is_attended_S),
+        loss_weight=weight,
+        flags=row_flags(is_start, num_dead, is_predicted, is_attended_S),
         num_maskable=int(np.count_nonzero(maskable)),
     )
 
@@ -250,15 +262,16 @@ def _weights(
     is_context: Bools,
     is_start: Bools,
     t: float,
-    complement: bool,
+    order: NDArray[np.float64] | None,
 ) -> NDArray[np.float32]:
     weight = masked_weights(
         objective.weight,
         is_masked,
-        t=complement_time(t) if complement else t,
+        t=t,
         is_attended_S=is_context,
         is_start_S=is_start,
         cart_p=objective.cart_p,
         t_min=objective.t_min,
+        order_S=order,
     )
     return (weight / objective.normalizer).astype(np.float32)

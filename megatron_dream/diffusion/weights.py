@@ -1,4 +1,4 @@
-"""Weights of masked tokens (SPEC 3): ``inverse_t``, ``linear``, ``uniform`` and CART.
+"""Weights of masked tokens (SPEC 3): ``inverse_t``, ``linear``, ``uniform``, CART and its control.
 
 CART (Dream 7B, 2508.15487; public code of Dream-Coder): a masked token weighs more where unmasked
 tokens are near,
@@ -10,6 +10,9 @@ f_n = (1 - p) f_{n-1} + p c_{n-1}, O(S). A filter run over the whole row also se
 the left. What reaches position a + k of a segment from them is f_a (1 - p)^k, a its first position,
 and is taken off again: any number of segments costs two filters. All terms lie in [0, 1] and all
 powers decay, so nothing overflows and the error stays at 1e-15.
+
+``cart_shuffled`` is the control for CART: the weights of a row are dealt at random among that row's masked
+tokens. How much a row weighs and how its weights spread stay as they are; which token gets which does not.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ _NORMALIZERS = {
     "linear": (1 / 3, 1 / 6),
     "uniform": (1.0, 1 / 2),
     "cart": (1 / 3, 1 / 6),
+    "cart_shuffled": (1 / 3, 1 / 6),
 }
 
 
@@ -37,7 +41,7 @@ def weight_normalizer(weight: str, denominator: str = "masked_tokens") -> float:
     """Mean weight over t, by which ``normalize_weight`` divides.
 
     Args:
-        weight: ``inverse_t``, ``linear``, ``uniform`` or ``cart``.
+        weight: ``inverse_t``, ``linear``, ``uniform``, ``cart`` or ``cart_shuffled``.
         denominator: what the loss is divided by, ``masked_tokens`` or ``maskable_tokens``.
 
     Raises:
@@ -140,6 +144,20 @@ def cart_weights(
     return np.where(is_masked, cart_sums(is_context, is_start, p=p), 0.0)
 
 
+def deal_weights(weights_S: Floats, is_masked_S: Bools, order_S: Floats) -> Floats:
+    """The weights of masked tokens dealt anew among them, every permutation as likely.
+
+    Args:
+        weights_S: 0 where not masked.
+        is_masked_S: of one row.
+        order_S: one uniform number a position; those of masked tokens are ranked.
+    """
+    masked = np.flatnonzero(is_masked_S)
+    dealt = np.zeros_like(weights_S)
+    dealt[masked] = weights_S[masked][np.argsort(order_S[masked], kind="stable")]
+    return dealt
+
+
 def masked_weights(
     weight: str,
     is_masked_S: Bools,
@@ -149,8 +167,18 @@ def masked_weights(
     is_start_S: Bools | None = None,
     cart_p: float = 0.1,
     t_min: float = 1e-3,
+    order_S: Floats | None = None,
 ) -> Floats:
-    """Weights of one row, float64 [S]: 0 where not masked; not normalised."""
-    if weight == "cart":
-        return cart_weights(is_masked_S, is_attended_S, is_start_S, p=cart_p)
+    """Weights of one row, float64 [S]: 0 where not masked; not normalised.
+
+    Raises:
+        ValueError: ``cart_shuffled`` without ``order_S``, one uniform number a position.
+    """
+    if weight in ("cart", "cart_shuffled"):
+        weights = cart_weights(is_masked_S, is_attended_S, is_start_S, p=cart_p)
+        if weight == "cart":
+            return weights
+        if order_S is None:
+            raise ValueError("cart_shuffled needs order_S, one uniform number a position.")
+        return deal_weights(weights, is_masked_S, order_S)
     return is_masked_S.astype(np.float64) * time_weight(weight, t, t_min)

@@ -20,6 +20,7 @@ from ..checkpoint.inference import find_tokenizer
 from ..checkpoint.metadata import (
     CheckpointMetadata,
     read_metadata,
+    refuse_without_shift,
     resolve_checkpoint,
     verify_files,
 )
@@ -82,6 +83,7 @@ def export_checkpoint(
     _check_target(target)
     source = resolve_checkpoint(checkpoint)
     metadata = read_metadata(source)
+    refuse_without_shift(source, metadata)
     if fault := verify_files(source, metadata):
         raise CheckpointError(fault)
     model = _model_config(source, metadata)

@@ -33,6 +33,7 @@ def run_metadata(
             for name in ("pad", "eos", "bos", "mask", "expand")
         },
         num_tokens=tokenizer.vocab_size,
+        shift=config.diffusion.shift,
         objective=config.diffusion.objective,
         stage=stage,
         index_hash=index_hash,

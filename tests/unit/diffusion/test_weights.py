@@ -91,9 +91,10 @@ def test_normaliser_is_the_mean_over_t(weight: str) -> None:
 
 
 def test_normalisers_are_those_of_the_specification() -> None:
-    names = ["inverse_t", "linear", "uniform", "cart"]
-    assert [weight_normalizer(n) for n in names] == [2.0, 1 / 3, 1.0, 1 / 3]
-    assert [weight_normalizer(n, "maskable_tokens") for n in names] == [1.0, 1 / 6, 0.5, 1 / 6]
+    names = ["inverse_t", "linear", "uniform", "cart", "cart_shuffled"]
+    assert [weight_normalizer(n) for n in names] == [2.0, 1 / 3, 1.0, 1 / 3, 1 / 3]
+    expected = [1.0, 1 / 6, 0.5, 1 / 6, 1 / 6]
+    assert [weight_normalizer(n, "maskable_tokens") for n in names] == expected
 
 
 def test_cart_at_small_p_is_close_to_one_minus_t() -> None:

@@ -1,0 +1,183 @@
+"""The runs of a training cell: the project's own stages as processes, and what their logs say.
+
+A run that was stopped goes on from its last checkpoint, by the stage itself; one that has ended is known by
+its figures beside it. FLOPs are counted from the log: of each step the positions that were computed and the
+tokens that paid, by the convention of training/throughput.py with the head on the rows that it ran on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import fcntl
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from ...config.load import load_config
+from ...config.schema import RunConfig
+from ...errors import UserError
+from ...files import write_json
+from .base import Json, Row
+
+_PARENT_DEATH_SIGNAL = 1  # prctl's PR_SET_PDEATHSIG
+_TOLD = 5  # last lines of a failed run's output
+_MEASURED = {
+    "cross_entropy": "masked_cross_entropy",
+    "bound": "bound_per_token",
+    "accuracy": "accuracy",
+}
+
+
+def overrides(stage: Json, seed: int, run: Path, start: Path | None) -> list[tuple[str, str]]:
+    """Fields in place of the YAML's, as typed on the command line.
+
+    Args:
+        stage: with its ``set``.
+        seed: of data, masks and initial weights.
+        run: its folder.
+        start: the run that it begins from.
+    """
+    fields = {**stage["set"], "data.seed": seed, "training.seed": seed}
+    fields["checkpoint.run_folder"] = str(run)
+    if start is not None:
+        fields["checkpoint.init_from"] = str(start)
+    return [(n, v if isinstance(v, str) else json.dumps(v)) for n, v in fields.items()]
+
+
+def run_stages(fields: Json, folder: Path) -> tuple[list[Row], Path]:
+    """Do what is left of a cell's runs.
+
+    Args:
+        fields: of the cell.
+        folder: its own.
+
+    Returns:
+        A row for each validation of the last run, FLOPs of all runs before counted; that run's folder.
+
+    Raises:
+        UserError: a run failed; says where its output is.
+    """
+    before, start = 0.0, None
+    for number, stage in enumerate(fields["stages"]):
+        run = folder / f"{number}-{stage['stage']}"
+        done = run.with_suffix(".json")
+        if not done.exists():
+            _run(stage, fields, run, start)
+            write_json(done, figures(run))
+        found = json.loads(done.read_text(encoding="utf-8"))
+        rows = [{**one, "flops_total": before + one["flops_total"]} for one in found["points"]]
+        before, start = before + found["flops"], run
+    assert start is not None, "a cell has a run"
+    return rows, start
+
+
+def _run(stage: Json, fields: Json, run: Path, start: Path | None) -> None:
+    words = fields["launch"] or [sys.executable, "-m", "megatron_dream"]
+    command = [*words, stage["stage"], "--config", stage["config"]]
+    for name, text in overrides(stage, fields["seed"], run, start):
+        command += [f"--{name}", text]
+    output = run.with_suffix(".out")
+    with _alone(run.with_suffix(".lock")) as lock, open(output, "ab") as stream:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            pass_fds=(lock.fileno(),),
+            preexec_fn=_end_with_parent(),
+        )
+        try:
+            code = process.wait()
+        except BaseException:
+            process.terminate()  # it saves, and goes on when the sweep does
+            process.wait()
+            raise
+    if code:
+        lines = output.read_text(encoding="utf-8", errors="replace").splitlines()[-_TOLD:]
+        raise UserError(
+            f"{output}: the run ended with exit code {code}; its last lines: {' / '.join(lines)}. Mend "
+            "what it says and run the sweep again, which goes on from there."
+        )
+
+
+def _end_with_parent() -> Callable[[], None]:
+    """Has a process told to end when this one is gone, by whatever it was killed."""
+    prctl = ctypes.CDLL(None).prctl
+
+    def ask() -> None:
+        prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+
+    return ask
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[IO[str]]:
+    """Wait until no run of a sweep that was killed writes here any more.
+
+    The lock is the run's too: it keeps it while it saves its last checkpoint.
+    """
+    with open(path, "a") as stream:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield stream
+
+
+def figures(run: Path) -> Json:
+    """What a run's log says: ``points`` of its validations, ``flops`` and ``seconds`` of its steps.
+
+    Raises:
+        UserError: the log has no step or no validation.
+    """
+    config: RunConfig = load_config(run / "config.yaml")
+    steps, validations = _records(run / "log.jsonl")
+    if not steps:
+        raise UserError(f"{run / 'log.jsonl'} has no step; remove the cell's folder and run again.")
+    count = {step: step_flops(config, record) for step, record in steps.items()}
+    points: list[Json] = []
+    for step, record in sorted(validations.items()):
+        measured = {name: record[theirs] for name, theirs in _MEASURED.items()}
+        points.append({"step": step, "flops_total": _up_to(count, step), **measured})
+    last = max(steps)
+    seconds = sum(record.get("seconds_since_record", 0.0) for record in steps.values())
+    return {"points": points, "flops": _up_to(count, last), "seconds": round(seconds, 3)}
+
+
+def step_flops(config: RunConfig, record: Json) -> float:
+    """Training FLOPs of a step, forward and backward."""
+    from ...training.throughput import flops_per_token
+
+    headless = dataclasses.replace(config.model, vocab_size=0)
+    width = record["positions"] // max(record["rows"], 1)
+    body = record["positions"] * flops_per_token(headless, config.diffusion, width)
+    head = 6.0 * config.model.hidden_size * config.model.vocab_size
+    return float(body + head * record["masked_tokens"])
+
+
+def _up_to(count: dict[int, float], step: int) -> float:
+    """FLOPs of the steps up to ``step``; those that were not logged cost what the others did."""
+    known = [flops for at, flops in count.items() if at <= step] or list(count.values())
+    return sum(known) / len(known) * step
+
+
+def _records(path: Path) -> tuple[dict[int, Json], dict[int, Json]]:
+    """Steps and validations by step; of a step that was done again the last."""
+    found: dict[str, dict[int, Json]] = {"step": {}, "validation": {}}
+    for line in _lines(path):
+        if line.get("event") in found:
+            found[line["event"]][int(line["step"])] = line
+    return found["step"], found["validation"]
+
+
+def _lines(path: Path) -> Sequence[dict[str, Any]]:
+    """Of a log; torn lines, which a kill leaves, are no record."""
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError):
+            lines.append(json.loads(text))
+    return lines
