@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -12,6 +13,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # one thread a process: tests start several processes on few cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# no test may fail because the machine is slow; under CI the parent is hypothesis's own profile for it
+hypothesis.settings.register_profile("unhurried", parent=hypothesis.settings.default, deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 # importlib mode adds no paths: helpers in tests/ are imported as `tests.parallel.pool`
 if str(ROOT) not in sys.path:
