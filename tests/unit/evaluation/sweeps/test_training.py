@@ -100,6 +100,20 @@ LATER = [{"stage": "sft", "config": "run.yaml"}, {"stage": "sft", "config": "run
         ({"axes": [{"field": "data.sequence_length", "values": [16, 24]}]}, "not of the same"),
         ({"axes": [{"field": "diffusion.t_min", "values": [0.1, 0.2]}]}, "diffusion.t_min"),
         (
+            {
+                "axes": [{"field": "training.global_batch_size", "values": [2, 4]}],
+                "set": {"sft.truncation": "random"},
+            },
+            "training.global_batch_size is 4 in",
+        ),
+        (
+            {
+                "set": {"diffusion.objective": "ar"},
+                "answers": {"benchmark": "humaneval", "style": "instruct", "data": "."},
+            },
+            "diffusion.objective ar",
+        ),
+        (
             {"arms": [{"label": "a", "stages": LATER}], "set": {"checkpoint.init_from": "x"}},
             "later",
         ),
@@ -118,6 +132,21 @@ def test_what_a_stage_would_refuse_is_refused_before(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=words):
         sweep(tmp_path, **more).cells()
+
+
+def test_how_training_draws_may_be_compared(tmp_path: Path) -> None:
+    """Held-out rows and masks do not depend on it (data/build.py)."""
+    axes = [
+        {"field": "diffusion.complementary", "values": [False, True]},
+        {"field": "data.new_stream", "values": [0, 1]},
+        {"field": "training.global_batch_size", "values": [2, 4]},
+    ]
+    whole = {"sft.truncation": "off", "sft.pad": "none"}
+    assert len(sweep(tmp_path, axes=axes, set=whole).cells()) == 32
+    grouped = {"sft.truncation": "random", "sft.truncation_group_size": 8}
+    assert len(sweep(tmp_path, axes=axes[2:], set=grouped).cells()) == 8
+    rows = {"field": "data.random_length", "values": [0.0, 0.5]}
+    assert len(sweep(tmp_path, axes=[rows, axes[2]], stage="pretrain").cells()) == 16
 
 
 def test_a_sweep_from_cells_to_words(tmp_path: Path) -> None:
