@@ -199,6 +199,35 @@ def test_a_failed_run_goes_on_and_a_finished_one_is_not_repeated(tmp_path: Path)
     ]  # fmt: skip
 
 
+def test_a_launcher_that_hides_how_a_run_ended(tmp_path: Path) -> None:
+    """Half a run is no run, whatever the exit code says."""
+    (tmp_path / "fail").touch()
+    (tmp_path / "hush").touch()
+    with pytest.raises(UserError, match="ends before step 4"):
+        run_stages(two_stages(tmp_path), tmp_path)
+    assert len(run_stages(two_stages(tmp_path), tmp_path)[0]) == 2
+
+
+def test_a_run_without_a_launcher_is_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank of something else, or a port that two shards would share, is not handed on."""
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    tell = "import os, sys; print(sorted(set(os.environ) & {'RANK', 'WORLD_SIZE', 'MASTER_PORT'}))"
+    (tmp_path / "python").write_text(f'#!/bin/sh\nexec {sys.executable} -c "{tell}; sys.exit(3)"\n')
+    (tmp_path / "python").chmod(0o755)
+    launched = two_stages(tmp_path) | {"launch": [str(tmp_path / "python")]}
+    for folder, fields, words in (
+        ("own", launched, "'MASTER_PORT'"),
+        ("none", launched | {"launch": []}, r"\[\]"),
+    ):
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+        (tmp_path / folder).mkdir()
+        with pytest.raises(UserError, match=f"last lines: .*{words}"):
+            run_stages(fields, tmp_path / folder)
+
+
 def test_a_killed_sweep_leaves_no_run_behind(tmp_path: Path) -> None:
     fields = two_stages(tmp_path)
     (tmp_path / "wait").touch()
