@@ -79,7 +79,7 @@ def _edges(rows: Sequence[Row], best: Sequence[Row], axes: Sequence[str]) -> lis
     told = []
     for axis in axes:
         values = [v for row in rows if isinstance(v := row[axis], int | float)]
-        ends = {min(values), max(values)} if len(set(values)) > 2 else set()
+        ends = {min(values), max(values)} if len(set(values)) > 1 else set()
         at = [str(row["arm"]) for row in best if row[axis] in ends]
         if at:
             told.append(

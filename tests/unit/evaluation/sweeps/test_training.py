@@ -317,8 +317,9 @@ def test_between_validations_it_is_straight_over_the_logarithm() -> None:
     assert "without an interval" in paragraph(summary(rows, ["lr"], BASE), ["lr"], "base")
 
 
-def test_a_best_value_at_the_edge_is_said() -> None:
-    rows = [row for lr in (1.0, 2.0, 3.0) for seed in (0, 1)
+@pytest.mark.parametrize("rates", [(1.0, 2.0), (1.0, 2.0, 3.0)])
+def test_a_best_value_at_the_edge_is_said(rates: tuple[float, ...]) -> None:
+    rows = [row for lr in rates for seed in (0, 1)
             for row in made("base", lr, seed, [(1.0, lr + seed)])]  # fmt: skip
     assert "a better one may lie beyond" in paragraph(summary(rows, ["lr"], BASE), ["lr"], "base")
 
