@@ -90,11 +90,16 @@ def _edges(rows: Sequence[Row], best: Sequence[Row], axes: Sequence[str]) -> lis
 
 
 def _equal_flops(baseline: Row, others: Sequence[Row]) -> list[str]:
-    """Where arms cost differently: each at the total at which the cheapest ends."""
+    """What whole training costs; where arms differ in it, each at the total at which the cheapest ends."""
     flops = figure(baseline, "flops_compared")
     costs = [figure(row, "flops_total") for row in (baseline, *others)]
     if max(costs) <= (1 + _SAME) * min(costs):
-        return []
+        most = 100 * (max(costs) / min(costs) - 1)
+        return [
+            f"Whole training costs each arm {number(min(costs))} FLOPs, or at most {most:.2g}% more."
+            if most
+            else f"Whole training costs each arm {number(flops)} FLOPs."
+        ]
     column = "cross_entropy_at_equal_flops"
     told = []
     for row in (baseline, *others):

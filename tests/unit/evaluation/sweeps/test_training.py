@@ -16,6 +16,7 @@ import pytest
 from megatron_dream.config.load import load_config
 from megatron_dream.errors import ConfigError, UserError
 from megatron_dream.evaluation.sweeps.base import Row
+from megatron_dream.evaluation.sweeps.command import run_sweep
 from megatron_dream.evaluation.sweeps.store import Store
 from megatron_dream.evaluation.sweeps.training import TrainingSweep
 from megatron_dream.evaluation.sweeps.training_run import figures, run_stages, step_flops
@@ -164,6 +165,20 @@ def test_a_sweep_from_cells_to_words(tmp_path: Path) -> None:
     words = kind.paragraph(told)
     assert "2 seeds" in words and "b (lr 0.001) at 0.655" in words
     assert "0.3 above (0.3 to 0.3)" in words and "equal total FLOPs" not in words
+    assert "Whole training costs each arm" in words and "more" not in words
+
+
+def test_the_table_holds_rows_that_are_plotted_and_the_csv_all(tmp_path: Path) -> None:
+    common = {"title": "t", "question": "q", "kind": "training"}
+    plot = {"x": "step", "y": "best_cross_entropy", "series": "arm"}
+    (tmp_path / "s.yaml").write_text(json.dumps(given(tmp_path) | common | {"plot": plot}))
+    assert run_sweep(tmp_path / "s.yaml", output=tmp_path / "out", quiet=True) == 0
+    table = (tmp_path / "out" / "s.md").read_text()
+    lines = [line for line in table.splitlines() if line.startswith(("| a ", "| b "))]
+    assert len(lines) == 4 and not any(
+        "| - |" in line for line in lines
+    )  # two steps at the best rate
+    assert len((tmp_path / "out" / "s_summary.csv").read_text().splitlines()) == 1 + 8
 
 
 def two_stages(folder: Path) -> dict[str, Any]:
@@ -322,6 +337,13 @@ def test_a_best_value_at_the_edge_is_said(rates: tuple[float, ...]) -> None:
     rows = [row for lr in rates for seed in (0, 1)
             for row in made("base", lr, seed, [(1.0, lr + seed)])]  # fmt: skip
     assert "a better one may lie beyond" in paragraph(summary(rows, ["lr"], BASE), ["lr"], "base")
+
+
+def test_costs_that_hardly_differ_are_told() -> None:
+    rows = [row for seed in (0, 1) for arm, flops in (("base", 1000.0), ("other", 1006.0))
+            for row in made(arm, 1.0, seed, [(flops, 1.0 + seed)])]  # fmt: skip
+    words = paragraph(summary(rows, ["lr"], BASE), ["lr"], "base")
+    assert "costs each arm 1,000 FLOPs, or at most 0.6% more." in words
 
 
 def test_an_arm_may_have_a_baseline_of_its_own() -> None:
