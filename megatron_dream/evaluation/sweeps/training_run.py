@@ -20,9 +20,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+from ... import exit_codes
 from ...config.load import load_config
 from ...config.schema import RunConfig
-from ...errors import UserError
+from ...errors import StoppedError, UserError
 from ...files import write_json
 from ...launcher import VARIABLES
 from .base import Json, Row
@@ -82,6 +83,8 @@ def run_stages(fields: Json, folder: Path) -> tuple[list[Row], Path]:
 
 
 def _run(stage: Json, fields: Json, run: Path, start: Path | None) -> None:
+    from ...training.watch.ends import read_end
+
     words, environment = fields["launch"], dict(os.environ)
     if not words:  # one process by itself, whoever started the sweep
         words = [sys.executable, "-m", "megatron_dream"]
@@ -91,6 +94,7 @@ def _run(stage: Json, fields: Json, run: Path, start: Path | None) -> None:
         command += [f"--{name}", text]
     output = run.with_suffix(".out")
     with _alone(run.with_suffix(".lock")) as lock, open(output, "ab") as stream:
+        before = read_end(run)
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -107,11 +111,23 @@ def _run(stage: Json, fields: Json, run: Path, start: Path | None) -> None:
             process.wait()
             raise
     if code:
-        lines = output.read_text(encoding="utf-8", errors="replace").splitlines()[-_TOLD:]
-        raise UserError(
-            f"{output}: the run ended with exit code {code}; its last lines: {' / '.join(lines)}. Mend "
-            "what it says and run the sweep again, which goes on from there."
+        end = read_end(run)
+        raise _why(code, (end or {}) if end != before else {}, output)
+
+
+def _why(code: int, end: Json, output: Path) -> UserError:
+    """What became of a run; ``end``, of its folder, says it where the launcher has codes of its own."""
+    if exit_codes.AGAIN in (code, end.get("exit_code")):
+        told = end.get("message", "it asks to be run again")
+        return StoppedError(
+            f"{output}: the run was saved and stopped ({told}); run the sweep again, which goes on from "
+            "there."
         )
+    lines = output.read_text(encoding="utf-8", errors="replace").splitlines()[-_TOLD:]
+    return UserError(
+        f"{output}: the run ended with exit code {code}; its last lines: {' / '.join(lines)}. Mend what it "
+        "says and run the sweep again, which goes on from there."
+    )
 
 
 def _end_with_parent() -> Callable[[], None]:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from megatron_dream.config.load import load_config
-from megatron_dream.errors import ConfigError, UserError
+from megatron_dream.errors import ConfigError, StoppedError, UserError
 from megatron_dream.evaluation.sweeps.base import Row
 from megatron_dream.evaluation.sweeps.command import run_sweep
 from megatron_dream.evaluation.sweeps.store import Store
@@ -212,6 +212,22 @@ def test_a_failed_run_goes_on_and_a_finished_one_is_not_repeated(tmp_path: Path)
     assert [line.split()[0] for line in (broken / "calls.txt").read_text().splitlines()] == [
         "pretrain", "sft", "sft",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("code", [75, 1])
+def test_a_run_that_asks_to_be_run_again(tmp_path: Path, code: int) -> None:
+    """A job's time limit is nobody's fault; torchrun ends with 1 whatever its processes say."""
+    tell = (
+        f'mkdir -p {tmp_path}/0-pretrain; echo \'{{"exit_code": 75, "message": "SIGTERM came"}}\''
+    )
+    tell += f" > {tmp_path}/0-pretrain/end.json; exit {code}"
+    with pytest.raises(StoppedError, match="SIGTERM came.*run the sweep again") as caught:
+        run_stages(two_stages(tmp_path) | {"launch": ["sh", "-c", tell]}, tmp_path)
+    assert caught.value.exit_code == 75
+    broken = {"launch": ["sh", "-c", "exit 1"]}  # before it could say anything
+    with pytest.raises(UserError, match="exit code 1") as other:
+        run_stages(two_stages(tmp_path) | broken, tmp_path)
+    assert other.value.exit_code == 2
 
 
 def test_a_launcher_that_hides_how_a_run_ended(tmp_path: Path) -> None:
