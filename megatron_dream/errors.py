@@ -46,3 +46,9 @@ class DifferenceFoundError(UserError):
     """A check that was asked for ran and found a difference."""
 
     exit_code = 1
+
+
+class StoppedError(UserError):
+    """What was asked for was saved and stopped before its end; running it again goes on."""
+
+    exit_code = 75  # exit_codes.AGAIN

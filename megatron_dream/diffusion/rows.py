@@ -95,6 +95,16 @@ class EndRun:
         u_S[self.start : self.stop] = u_S[self.start]
         return u_S
 
+    def is_dealt(self, length: int) -> Bools | None:
+        """Where ``cart_shuffled`` deals weights anew, [length]; None: everywhere.
+
+        Not among tokens that do not pay like others: dealt to them, a row's weight would be lost or gained.
+        """
+        if self.loss == "all" or self.stop - self.start < 2:
+            return None
+        positions = np.arange(length)
+        return (positions < self.start) | (positions >= self.stop)
+
     def weigh(self, weight_S: NDArray[np.float32], is_asked_S: Bools) -> NDArray[np.float32]:
         """The weights with those of the run as ``loss`` says, in place."""
         run = weight_S[self.start : self.stop]
@@ -219,7 +229,8 @@ def noise_row(
         is_asked = draw_mask(maskable, u_S, t, complement)
         is_context = is_real if is_attended_S is None else is_real & is_attended_S
         at = complement_time(t) if complement else t
-        weight = _weights(objective, is_asked, is_context, is_start, at, order_S)
+        is_dealt = None if end is None else end.is_dealt(length)
+        weight = _weights(objective, is_asked, is_context, is_start, at, order_S, is_dealt)
     if end is not None:
         weight = end.weigh(weight, is_asked)
     labels, is_predicted = tokens.copy(), is_asked
@@ -263,6 +274,7 @@ def _weights(
     is_start: Bools,
     t: float,
     order: NDArray[np.float64] | None,
+    is_dealt: Bools | None,
 ) -> NDArray[np.float32]:
     weight = masked_weights(
         objective.weight,
@@ -273,5 +285,6 @@ def _weights(
         cart_p=objective.cart_p,
         t_min=objective.t_min,
         order_S=order,
+        is_dealt_S=is_dealt,
     )
     return (weight / objective.normalizer).astype(np.float32)

@@ -144,17 +144,17 @@ def cart_weights(
     return np.where(is_masked, cart_sums(is_context, is_start, p=p), 0.0)
 
 
-def deal_weights(weights_S: Floats, is_masked_S: Bools, order_S: Floats) -> Floats:
-    """The weights of masked tokens dealt anew among them, every permutation as likely.
+def deal_weights(weights_S: Floats, is_dealt_S: Bools, order_S: Floats) -> Floats:
+    """The weights of some tokens of a row dealt anew among them, every permutation as likely.
 
     Args:
-        weights_S: 0 where not masked.
-        is_masked_S: of one row.
-        order_S: one uniform number a position; those of masked tokens are ranked.
+        weights_S: of all tokens; those of others stay.
+        is_dealt_S: whose weights are dealt.
+        order_S: one uniform number a position; those of these tokens are ranked.
     """
-    masked = np.flatnonzero(is_masked_S)
-    dealt = np.zeros_like(weights_S)
-    dealt[masked] = weights_S[masked][np.argsort(order_S[masked], kind="stable")]
+    tokens = np.flatnonzero(is_dealt_S)
+    dealt = weights_S.copy()
+    dealt[tokens] = weights_S[tokens][np.argsort(order_S[tokens], kind="stable")]
     return dealt
 
 
@@ -168,8 +168,11 @@ def masked_weights(
     cart_p: float = 0.1,
     t_min: float = 1e-3,
     order_S: Floats | None = None,
+    is_dealt_S: Bools | None = None,
 ) -> Floats:
     """Weights of one row, float64 [S]: 0 where not masked; not normalised.
+
+    ``cart_shuffled`` deals among the masked tokens, or those of them that ``is_dealt_S`` names.
 
     Raises:
         ValueError: ``cart_shuffled`` without ``order_S``, one uniform number a position.
@@ -180,5 +183,6 @@ def masked_weights(
             return weights
         if order_S is None:
             raise ValueError("cart_shuffled needs order_S, one uniform number a position.")
-        return deal_weights(weights, is_masked_S, order_S)
+        is_dealt_S = is_masked_S if is_dealt_S is None else is_masked_S & is_dealt_S
+        return deal_weights(weights, is_dealt_S, order_S)
     return is_masked_S.astype(np.float64) * time_weight(weight, t, t_min)

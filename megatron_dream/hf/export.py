@@ -234,6 +234,8 @@ def _write_texts(
     write_json(folder / "config.json", config)
     id_names = ("bos", "eos", "pad", "mask", "expand")
     generation = {key: config[key] for name in id_names if (key := f"{name}_token_id") in config}
+    if (end := _answer_end(metadata, tokenizer)) is not None:
+        generation["eos_token_id"] = [end, generation["eos_token_id"]]
     write_json(folder / "generation_config.json", generation)
     card = model_card(
         metadata,
@@ -256,8 +258,16 @@ def _begins_with_bos(metadata: CheckpointMetadata) -> bool | None:
         return False
     if metadata.stage is None:
         return None
+    if metadata.stage == "sft":  # prompts without a template begin with it (data/sft/rendering.py)
+        return True
     data = (metadata.trained.get("recipe") or {}).get("data") or {}
     return bool(data.get("bos_per_sample", True))
+
+
+def _answer_end(metadata: CheckpointMetadata, tokenizer: Tokenizer | None) -> int | None:
+    """The token that ends answers of a model from left to right, where it is not the one that ends texts."""
+    ends_turn = metadata.objective == "ar" and metadata.sft.get("response_end") == "im_end"
+    return tokenizer.im_end_id if ends_turn and tokenizer is not None else None
 
 
 def _save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:

@@ -97,8 +97,12 @@ def check_initial_weights(
         raise CheckpointError(f"checkpoint.init_from {folder}: {shapes[0]}; make the model equal")
     found = _differences(saved, here, ["shift", "mask_token_id", "tokenizer_fingerprint"])
     if found and not override:
+        is_shift = saved.shift != here.shift
+        way = (
+            f"set diffusion.shift: {str(saved.shift).lower()}" if is_shift else "use the tokenizer"
+        )
         raise CheckpointError(
-            f"checkpoint.init_from {folder}: {found[0]}; use the tokenizer that it was made with, "
+            f"checkpoint.init_from {folder}: {found[0]}; {way} that it was made with, "
             f"or set checkpoint.init_override=true"
         )
 

@@ -90,7 +90,7 @@ def _markdown(
     parts.append(paragraph)
     if sweep.note:
         parts.append(f"**What this does not say.** {sweep.note}")
-    parts.append(markdown_table(summary, _columns(sweep, summary)).rstrip())
+    parts.append(markdown_table(_plotted(sweep, summary), _columns(sweep)).rstrip())
     machines = "; ".join(
         ", ".join(f"{name} {value}" for name, value in one.items()) for one in facts["machines"]
     )
@@ -102,7 +102,13 @@ def _markdown(
     return "\n\n".join(parts) + "\n"
 
 
-def _columns(sweep: Sweep, summary: Sequence[Row]) -> list[str]:
+def _plotted(sweep: Sweep, summary: Sequence[Row]) -> list[Row]:
+    """Rows with a figure that is plotted; the CSV has the others too."""
+    names = {name for plot in sweep.plots for name in plot.y}
+    return [row for row in summary if any(row.get(name) is not None for name in names)]
+
+
+def _columns(sweep: Sweep) -> list[str]:
     """What the table shows: what identifies a row and what is plotted, with its difference."""
     named = list(dict.fromkeys(name for cell in sweep.kind.cells() for name in cell.columns))
     columns = list(named)

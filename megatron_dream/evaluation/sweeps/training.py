@@ -25,6 +25,7 @@ from .store import cell_key
 from .training_text import paragraph
 
 if TYPE_CHECKING:
+    from ...config.schema import RunConfig
     from .sampling import SamplingSweep
 
 _OWN = ("data.seed", "training.seed", "checkpoint.run_folder")  # given by the sweep
@@ -140,11 +141,8 @@ class TrainingSweep(Kind):
                 stages = self._stages(arm, values)
                 columns: Row = {"arm": arm.label, **dict(zip(self._axes(), values, strict=True))}
                 last = check_runs(stages, self.given.seeds[0], f"{self.where}: arm {arm.label!r}")
-                if self.given.answers is not None and not last.diffusion.shift:
-                    raise ConfigError(
-                        f"{self.where}: arm {arm.label!r} has diffusion.shift false, which is not sampled; "
-                        "leave answers out."
-                    )
+                if self.given.answers is not None:
+                    _check_is_sampled(last, f"{self.where}: arm {arm.label!r}")
                 checked.append((arm.label, stages[-1]["stage"], last))
                 found += [self._cell(columns, stages, seed) for seed in self.given.seeds]
         check_alike(checked, self.where)
@@ -234,6 +232,14 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: plain(one) for name, one in value.items()}
     return [plain(one) for one in value] if isinstance(value, list) else value
+
+
+def _check_is_sampled(last: RunConfig, where: str) -> None:
+    """Refuse to ask a model that the sampler does not know."""
+    told = "" if last.diffusion.shift else "diffusion.shift false"
+    told = "diffusion.objective ar" if last.diffusion.objective == "ar" else told
+    if told:
+        raise ConfigError(f"{where} has {told}, which is not sampled; leave answers out.")
 
 
 def _digest(config: str) -> str:

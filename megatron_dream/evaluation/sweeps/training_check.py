@@ -16,11 +16,11 @@ from .base import Json
 from .training_run import overrides
 
 STAGES = ("pretrain", "sft")
-# What a validation depends on beside the model: the same in all arms, or their figures are of other things
+# What a validation depends on beside the model: the same in all arms, or their figures are of other things.
+# It is of stream 0, without random lengths and complements, whatever training has (data/build.py).
 _MEASURE = (
-    "data.valid data.sequence_length data.bos_per_sample data.document_masks data.random_length "
-    "data.new_stream tokenizer.path training.eval_samples diffusion.objective diffusion.t_min "
-    "diffusion.low_discrepancy diffusion.complementary"
+    "data.valid data.sequence_length data.bos_per_sample data.document_masks tokenizer.path "
+    "training.eval_samples diffusion.objective diffusion.t_min diffusion.low_discrepancy"
 ).split()
 _SFT_LAYOUT = ("width",)
 
@@ -83,4 +83,8 @@ def _measure(stage: str, config: RunConfig) -> dict[str, Any]:
     for name, value in dataclasses.asdict(config.sft).items():
         if name not in _SFT_LAYOUT:
             found[f"sft.{name}"] = value
+    sft = config.sft
+    is_cut = sft.truncation != "off" or sft.pad == "longest"  # samples are cut or filled in groups
+    if stage == "sft" and sft.task == "answer" and is_cut and not sft.truncation_group_size:
+        found["training.global_batch_size"] = config.training.global_batch_size
     return found

@@ -12,17 +12,20 @@ import ctypes
 import dataclasses
 import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+from ... import exit_codes
 from ...config.load import load_config
 from ...config.schema import RunConfig
-from ...errors import UserError
+from ...errors import StoppedError, UserError
 from ...files import write_json
+from ...launcher import VARIABLES
 from .base import Json, Row
 
 _PARENT_DEATH_SIGNAL = 1  # prctl's PR_SET_PDEATHSIG
@@ -74,22 +77,31 @@ def run_stages(fields: Json, folder: Path) -> tuple[list[Row], Path]:
         rows = [{**one, "flops_total": before + one["flops_total"]} for one in found["points"]]
         before, start = before + found["flops"], run
     assert start is not None, "a cell has a run"
+    if not rows:
+        raise UserError(f"{start} has no validation in its log; mend what kept it from one.")
     return rows, start
 
 
 def _run(stage: Json, fields: Json, run: Path, start: Path | None) -> None:
-    words = fields["launch"] or [sys.executable, "-m", "megatron_dream"]
+    from ...training.watch.ends import read_end
+
+    words, environment = fields["launch"], dict(os.environ)
+    if not words:  # one process by itself, whoever started the sweep
+        words = [sys.executable, "-m", "megatron_dream"]
+        environment = {n: v for n, v in environment.items() if n not in VARIABLES}
     command = [*words, stage["stage"], "--config", stage["config"]]
     for name, text in overrides(stage, fields["seed"], run, start):
         command += [f"--{name}", text]
     output = run.with_suffix(".out")
     with _alone(run.with_suffix(".lock")) as lock, open(output, "ab") as stream:
+        before = read_end(run)
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
             pass_fds=(lock.fileno(),),
+            env=environment,
             preexec_fn=_end_with_parent(),
         )
         try:
@@ -99,11 +111,23 @@ def _run(stage: Json, fields: Json, run: Path, start: Path | None) -> None:
             process.wait()
             raise
     if code:
-        lines = output.read_text(encoding="utf-8", errors="replace").splitlines()[-_TOLD:]
-        raise UserError(
-            f"{output}: the run ended with exit code {code}; its last lines: {' / '.join(lines)}. Mend "
-            "what it says and run the sweep again, which goes on from there."
+        end = read_end(run)
+        raise _why(code, (end or {}) if end != before else {}, output)
+
+
+def _why(code: int, end: Json, output: Path) -> UserError:
+    """What became of a run; ``end``, of its folder, says it where the launcher has codes of its own."""
+    if exit_codes.AGAIN in (code, end.get("exit_code")):
+        told = end.get("message", "it asks to be run again")
+        return StoppedError(
+            f"{output}: the run was saved and stopped ({told}); run the sweep again, which goes on from "
+            "there."
         )
+    lines = output.read_text(encoding="utf-8", errors="replace").splitlines()[-_TOLD:]
+    return UserError(
+        f"{output}: the run ended with exit code {code}; its last lines: {' / '.join(lines)}. Mend what it "
+        "says and run the sweep again, which goes on from there."
+    )
 
 
 def _end_with_parent() -> Callable[[], None]:
@@ -132,12 +156,16 @@ def figures(run: Path) -> Json:
     """What a run's log says: ``points`` of its validations, ``flops`` and ``seconds`` of its steps.
 
     Raises:
-        UserError: the log has no step or no validation.
+        UserError: the log does not reach the run's last step.
     """
     config: RunConfig = load_config(run / "config.yaml")
-    steps, validations = _records(run / "log.jsonl")
-    if not steps:
-        raise UserError(f"{run / 'log.jsonl'} has no step; remove the cell's folder and run again.")
+    steps, validations = _records(run)
+    end = config.training.train_steps
+    if max(steps, default=0) < end:
+        raise UserError(
+            f"{run / 'log.jsonl'} ends before step {end}, though the run's exit code is 0; see to it that "
+            "launch gives the run's own exit code, and run the sweep again."
+        )
     count = {step: step_flops(config, record) for step, record in steps.items()}
     points: list[Json] = []
     for step, record in sorted(validations.items()):
@@ -165,19 +193,12 @@ def _up_to(count: dict[int, float], step: int) -> float:
     return sum(known) / len(known) * step
 
 
-def _records(path: Path) -> tuple[dict[int, Json], dict[int, Json]]:
+def _records(run: Path) -> tuple[dict[int, Json], dict[int, Json]]:
     """Steps and validations by step; of a step that was done again the last."""
+    from ...training.log import read_log
+
     found: dict[str, dict[int, Json]] = {"step": {}, "validation": {}}
-    for line in _lines(path):
-        if line.get("event") in found:
-            found[line["event"]][int(line["step"])] = line
+    for record in read_log(run):
+        if record["event"] in found:
+            found[record["event"]][int(record["step"])] = record
     return found["step"], found["validation"]
-
-
-def _lines(path: Path) -> Sequence[dict[str, Any]]:
-    """Of a log; torn lines, which a kill leaves, are no record."""
-    lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with contextlib.suppress(ValueError):
-            lines.append(json.loads(text))
-    return lines

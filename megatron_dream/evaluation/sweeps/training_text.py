@@ -79,7 +79,7 @@ def _edges(rows: Sequence[Row], best: Sequence[Row], axes: Sequence[str]) -> lis
     told = []
     for axis in axes:
         values = [v for row in rows if isinstance(v := row[axis], int | float)]
-        ends = {min(values), max(values)} if len(set(values)) > 2 else set()
+        ends = {min(values), max(values)} if len(set(values)) > 1 else set()
         at = [str(row["arm"]) for row in best if row[axis] in ends]
         if at:
             told.append(
@@ -90,11 +90,16 @@ def _edges(rows: Sequence[Row], best: Sequence[Row], axes: Sequence[str]) -> lis
 
 
 def _equal_flops(baseline: Row, others: Sequence[Row]) -> list[str]:
-    """Where arms cost differently: each at the total at which the cheapest ends."""
+    """What whole training costs; where arms differ in it, each at the total at which the cheapest ends."""
     flops = figure(baseline, "flops_compared")
     costs = [figure(row, "flops_total") for row in (baseline, *others)]
     if max(costs) <= (1 + _SAME) * min(costs):
-        return []
+        most = 100 * (max(costs) / min(costs) - 1)
+        return [
+            f"Whole training costs each arm {number(min(costs))} FLOPs, or at most {most:.2g}% more."
+            if most
+            else f"Whole training costs each arm {number(flops)} FLOPs."
+        ]
     column = "cross_entropy_at_equal_flops"
     told = []
     for row in (baseline, *others):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from megatron_dream.config.schema import DiffusionConfig
 from megatron_dream.data.stream import Row, make_row
 from megatron_dream.diffusion.noise import NoiseStream
-from megatron_dream.diffusion.rows import PREDICTED, Objective, noise_row
+from megatron_dream.diffusion.rows import PREDICTED, EndRun, Objective, noise_row
 from megatron_dream.diffusion.weights import deal_weights, masked_weights
 
 MASK = 999
@@ -60,6 +60,28 @@ def test_masks_and_data_are_those_of_every_weight(complementary: bool) -> None:
         if is_asked.sum() > 8:
             assert not np.array_equal(cart, shuffled)
         assert not shuffled[~is_asked].any()
+
+
+@pytest.mark.parametrize("as_one", [False, True])
+@pytest.mark.parametrize("loss", ["all", "first", "mean"])
+@pytest.mark.parametrize("start", [40, 63])
+def test_a_row_weighs_the_same_however_its_end_pays(start: int, loss: str, as_one: bool) -> None:
+    """PAD weighs little under CART; dealt before the rule of the end, its share would change."""
+    stream, length = NoiseStream(0), 64
+    end, is_maskable = EndRun(start, length, as_one, loss), np.arange(length) >= 10
+    for n in range(20):
+        rows = [
+            noise_row(
+                np.ones(length, dtype=np.int32), [length], Objective.of(weight=weight),
+                u_S=stream.positions(n, length), t=stream.time(n), order_S=stream.weight_order(n, length),
+                is_maskable_S=is_maskable, mask_token_id=MASK, end=end,
+            )
+            for weight in ("cart", "cart_shuffled")
+        ]  # fmt: skip
+        cart, dealt = (row.loss_weight for row in rows)
+        assert np.array_equal(np.sort(cart), np.sort(dealt))
+        if (cart > 0).sum() > 8:
+            assert not np.array_equal(cart, dealt)
 
 
 def test_a_row_is_a_function_of_seed_and_ordinal_alone() -> None:

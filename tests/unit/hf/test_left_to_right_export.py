@@ -54,7 +54,11 @@ def attempt(function, *args):
 import_hf(folder, checkpoint)
 metadata = read_metadata(checkpoint)
 export_hf(checkpoint, work / "untrained")
-write_metadata(checkpoint, dataclasses.replace(metadata, stage="sft"))  # as if trained here
+# as if trained here, on answers that end with a turn
+trained = {"recipe": {"data": {"bos_per_sample": False}}}
+sft = {"response_end": "im_end"}
+trained_here = dataclasses.replace(metadata, stage="sft", sft=sft, trained=trained)
+write_metadata(checkpoint, trained_here)
 export_hf(checkpoint, exported)
 before, after = load_file(next(folder.glob("*.safetensors"))), {}
 for file in exported.glob("*.safetensors"):
@@ -108,6 +112,8 @@ def test_export_of_a_model_from_left_to_right(tmp_path: Path, warm: WarmStarter)
     assert {name: written[name] for name in config} == config
     assert is_export(exported) and not list(exported.glob("*.py"))
     assert "AutoModelForCausalLM" in (exported / "README.md").read_text()
+    generation = json.loads((exported / "generation_config.json").read_text())
+    assert generation["eos_token_id"] == [tokenizer.im_end_id, tokenizer.pad_id]
     _check_tokens(tokenizer, exported, work / "untrained")
     kept = json.loads((work / "imported only" / "tokenizer.json").read_text())["post_processor"]
     assert json.dumps(kept).count("TemplateProcessing") == 1
@@ -137,3 +143,4 @@ def _check_harness(tokenizer: Tokenizer, exported: Path) -> None:
     assert list(row.ids) == [tokenizer.bos_id, *tokenizer.encode("def f(xs):")]
     (made,) = model.answer([row], [0], [task], settings)
     assert made.num_forward <= 6
+    assert model._ends == {tokenizer.im_end_id, tokenizer.pad_id}

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from megatron_dream.config.load import load_config
-from megatron_dream.errors import ConfigError, UserError
+from megatron_dream.errors import ConfigError, StoppedError, UserError
 from megatron_dream.evaluation.sweeps.base import Row
+from megatron_dream.evaluation.sweeps.command import run_sweep
 from megatron_dream.evaluation.sweeps.store import Store
 from megatron_dream.evaluation.sweeps.training import TrainingSweep
 from megatron_dream.evaluation.sweeps.training_run import figures, run_stages, step_flops
@@ -100,6 +101,20 @@ LATER = [{"stage": "sft", "config": "run.yaml"}, {"stage": "sft", "config": "run
         ({"axes": [{"field": "data.sequence_length", "values": [16, 24]}]}, "not of the same"),
         ({"axes": [{"field": "diffusion.t_min", "values": [0.1, 0.2]}]}, "diffusion.t_min"),
         (
+            {
+                "axes": [{"field": "training.global_batch_size", "values": [2, 4]}],
+                "set": {"sft.truncation": "random"},
+            },
+            "training.global_batch_size is 4 in",
+        ),
+        (
+            {
+                "set": {"diffusion.objective": "ar"},
+                "answers": {"benchmark": "humaneval", "style": "instruct", "data": "."},
+            },
+            "diffusion.objective ar",
+        ),
+        (
             {"arms": [{"label": "a", "stages": LATER}], "set": {"checkpoint.init_from": "x"}},
             "later",
         ),
@@ -120,6 +135,21 @@ def test_what_a_stage_would_refuse_is_refused_before(
         sweep(tmp_path, **more).cells()
 
 
+def test_how_training_draws_may_be_compared(tmp_path: Path) -> None:
+    """Held-out rows and masks do not depend on it (data/build.py)."""
+    axes = [
+        {"field": "diffusion.complementary", "values": [False, True]},
+        {"field": "data.new_stream", "values": [0, 1]},
+        {"field": "training.global_batch_size", "values": [2, 4]},
+    ]
+    whole = {"sft.truncation": "off", "sft.pad": "none"}
+    assert len(sweep(tmp_path, axes=axes, set=whole).cells()) == 32
+    grouped = {"sft.truncation": "random", "sft.truncation_group_size": 8}
+    assert len(sweep(tmp_path, axes=axes[2:], set=grouped).cells()) == 8
+    rows = {"field": "data.random_length", "values": [0.0, 0.5]}
+    assert len(sweep(tmp_path, axes=[rows, axes[2]], stage="pretrain").cells()) == 16
+
+
 def test_a_sweep_from_cells_to_words(tmp_path: Path) -> None:
     kind = sweep(tmp_path)
     store = Store(tmp_path / "out", kind, kind.cells())
@@ -135,6 +165,20 @@ def test_a_sweep_from_cells_to_words(tmp_path: Path) -> None:
     words = kind.paragraph(told)
     assert "2 seeds" in words and "b (lr 0.001) at 0.655" in words
     assert "0.3 above (0.3 to 0.3)" in words and "equal total FLOPs" not in words
+    assert "Whole training costs each arm" in words and "more" not in words
+
+
+def test_the_table_holds_rows_that_are_plotted_and_the_csv_all(tmp_path: Path) -> None:
+    common = {"title": "t", "question": "q", "kind": "training"}
+    plot = {"x": "step", "y": "best_cross_entropy", "series": "arm"}
+    (tmp_path / "s.yaml").write_text(json.dumps(given(tmp_path) | common | {"plot": plot}))
+    assert run_sweep(tmp_path / "s.yaml", output=tmp_path / "out", quiet=True) == 0
+    table = (tmp_path / "out" / "s.md").read_text()
+    lines = [line for line in table.splitlines() if line.startswith(("| a ", "| b "))]
+    assert len(lines) == 4 and not any(
+        "| - |" in line for line in lines
+    )  # two steps at the best rate
+    assert len((tmp_path / "out" / "s_summary.csv").read_text().splitlines()) == 1 + 8
 
 
 def two_stages(folder: Path) -> dict[str, Any]:
@@ -168,6 +212,51 @@ def test_a_failed_run_goes_on_and_a_finished_one_is_not_repeated(tmp_path: Path)
     assert [line.split()[0] for line in (broken / "calls.txt").read_text().splitlines()] == [
         "pretrain", "sft", "sft",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("code", [75, 1])
+def test_a_run_that_asks_to_be_run_again(tmp_path: Path, code: int) -> None:
+    """A job's time limit is nobody's fault; torchrun ends with 1 whatever its processes say."""
+    tell = (
+        f'mkdir -p {tmp_path}/0-pretrain; echo \'{{"exit_code": 75, "message": "SIGTERM came"}}\''
+    )
+    tell += f" > {tmp_path}/0-pretrain/end.json; exit {code}"
+    with pytest.raises(StoppedError, match="SIGTERM came.*run the sweep again") as caught:
+        run_stages(two_stages(tmp_path) | {"launch": ["sh", "-c", tell]}, tmp_path)
+    assert caught.value.exit_code == 75
+    broken = {"launch": ["sh", "-c", "exit 1"]}  # before it could say anything
+    with pytest.raises(UserError, match="exit code 1") as other:
+        run_stages(two_stages(tmp_path) | broken, tmp_path)
+    assert other.value.exit_code == 2
+
+
+def test_a_launcher_that_hides_how_a_run_ended(tmp_path: Path) -> None:
+    """Half a run is no run, whatever the exit code says."""
+    (tmp_path / "fail").touch()
+    (tmp_path / "hush").touch()
+    with pytest.raises(UserError, match="ends before step 4"):
+        run_stages(two_stages(tmp_path), tmp_path)
+    assert len(run_stages(two_stages(tmp_path), tmp_path)[0]) == 2
+
+
+def test_a_run_without_a_launcher_is_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank of something else, or a port that two shards would share, is not handed on."""
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    tell = "import os, sys; print(sorted(set(os.environ) & {'RANK', 'WORLD_SIZE', 'MASTER_PORT'}))"
+    (tmp_path / "python").write_text(f'#!/bin/sh\nexec {sys.executable} -c "{tell}; sys.exit(3)"\n')
+    (tmp_path / "python").chmod(0o755)
+    launched = two_stages(tmp_path) | {"launch": [str(tmp_path / "python")]}
+    for folder, fields, words in (
+        ("own", launched, "'MASTER_PORT'"),
+        ("none", launched | {"launch": []}, r"\[\]"),
+    ):
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+        (tmp_path / folder).mkdir()
+        with pytest.raises(UserError, match=f"last lines: .*{words}"):
+            run_stages(fields, tmp_path / folder)
 
 
 def test_a_killed_sweep_leaves_no_run_behind(tmp_path: Path) -> None:
@@ -259,10 +348,18 @@ def test_between_validations_it_is_straight_over_the_logarithm() -> None:
     assert "without an interval" in paragraph(summary(rows, ["lr"], BASE), ["lr"], "base")
 
 
-def test_a_best_value_at_the_edge_is_said() -> None:
-    rows = [row for lr in (1.0, 2.0, 3.0) for seed in (0, 1)
+@pytest.mark.parametrize("rates", [(1.0, 2.0), (1.0, 2.0, 3.0)])
+def test_a_best_value_at_the_edge_is_said(rates: tuple[float, ...]) -> None:
+    rows = [row for lr in rates for seed in (0, 1)
             for row in made("base", lr, seed, [(1.0, lr + seed)])]  # fmt: skip
     assert "a better one may lie beyond" in paragraph(summary(rows, ["lr"], BASE), ["lr"], "base")
+
+
+def test_costs_that_hardly_differ_are_told() -> None:
+    rows = [row for seed in (0, 1) for arm, flops in (("base", 1000.0), ("other", 1006.0))
+            for row in made(arm, 1.0, seed, [(flops, 1.0 + seed)])]  # fmt: skip
+    words = paragraph(summary(rows, ["lr"], BASE), ["lr"], "base")
+    assert "costs each arm 1,000 FLOPs, or at most 0.6% more." in words
 
 
 def test_an_arm_may_have_a_baseline_of_its_own() -> None:
