@@ -82,8 +82,9 @@ def _edges(rows: Sequence[Row], best: Sequence[Row], axes: Sequence[str]) -> lis
         ends = {min(values), max(values)} if len(set(values)) > 1 else set()
         at = [str(row["arm"]) for row in best if row[axis] in ends]
         if at:
+            whose = "every arm" if len(at) == len(best) else listed(at)
             told.append(
-                f"The best {_name(axis)} of {listed(at)} is the smallest or largest that was tried: a better "
+                f"The best {_name(axis)} of {whose} is the smallest or largest that was tried: a better "
                 f"one may lie beyond."
             )
     return told
