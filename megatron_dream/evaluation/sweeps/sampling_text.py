@@ -34,13 +34,14 @@ def paragraph(
     if baseline is not None:
         of = listed([f"{name} {estimate(baseline, name, percent=True)}" for name in scores])
         told.append(f"The baseline, {namer(baseline)}, has {of}.")
-    for name in scores:
+    ends = list(dict.fromkeys((scores[0], scores[-1])))  # the table has those between
+    for name in ends:
         told.append(_best(settings, baseline, name, namer))
-    told += [text for axis in axes if (text := _spread(grid, axis, scores))]
+    told += [text for axis in axes if (text := _spread(grid, axis, ends))]
     if baseline is not None:
         told.append(_cheapest(settings, baseline, scores[0], namer))
     told += _chosen(rows, baseline)
-    told.append(_chance(len(settings), baseline is not None, len(scores)))
+    told.append(_chance(len(settings), baseline is not None, len(ends)))
     return " ".join(text for text in told if text)
 
 
