@@ -22,7 +22,7 @@ from .table import column_names
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999", "#000000")
 _MARKERS = "osD^vPX*"
 _DASHES = ("-", "--", "-.", ":")
-_MANY_LABELS = 6  # of text along x, beyond which they are turned
+_MANY_LABELS = 4  # of text on the x axis, from which on they are turned
 _LABELS = {
     "flops": "FLOPs of an answer",
     "seconds": "seconds an answer",
