@@ -22,6 +22,7 @@ from .table import column_names
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999", "#000000")
 _MARKERS = "osD^vPX*"
 _DASHES = ("-", "--", "-.", ":")
+_FEW_VALUES = 8  # of a logarithmic axis, that are its ticks
 _MANY_LABELS = 4  # of text on the x axis, from which on they are turned
 _LABELS = {
     "flops": "FLOPs of an answer",
@@ -149,6 +150,9 @@ def _draw(axes: Any, rows: Sequence[Row], plot: Plot, y: str, names: Sequence[st
             axes.tick_params(axis="x", labelrotation=60)
     if plot.log_x and not is_text:
         axes.set_xscale("log")
+        if len(ticks) <= _FEW_VALUES:
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.minorticks_off()
     if plot.log_y:
         axes.set_yscale("log")
     axes.grid(alpha=0.25)
