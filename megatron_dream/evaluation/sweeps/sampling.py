@@ -173,17 +173,25 @@ class SamplingSweep(Kind):
         return open_model(Path(path), weights)
 
     def summary(self, rows: list[Row]) -> list[Row]:
-        """The rows with their paired differences to the baseline."""
+        """The rows with their paired differences to the baseline.
+
+        A baseline that leaves axes open is a setting for each value of these: a row is compared with the
+        one that has its own value there; an arm, which has none, with the first.
+        """
         from .statistics import estimate_columns, paired_difference
 
         wanted = self.given.baseline or self.cells()[0].columns
-        settings = [row for row in rows if row.get("best_of") is None]
-        baseline = next((row for row in settings if _is_so(row, wanted)), None)
-        if baseline is None:  # not measured yet
-            return rows
-        of_baseline = json.loads(str(baseline["_tasks"]))
+        baselines = [row for row in rows if row.get("best_of") is None and _is_so(row, wanted)]
+        open_axes = [axis.name for axis in self.given.vary if axis.name not in wanted]
         found = []
         for row in rows:
+            is_arm = row["arm"] != row["model"]
+            own = {} if is_arm else {name: row[name] for name in open_axes}
+            baseline = next((one for one in baselines if _is_so(one, own)), None)
+            if baseline is None:  # not measured yet
+                found.append(row)
+                continue
+            of_baseline = json.loads(str(baseline["_tasks"]))
             told: Row = {**row}
             told["is_baseline"] = "yes" if row is baseline else "no"
             for column, values in json.loads(str(row["_tasks"])).items():

@@ -248,9 +248,8 @@ def _check_baseline(given: SamplingFields, cells: list[Cell], where: Path) -> No
                 f"{given.baseline.at.get(name, where)} is no column that identifies a cell; the nearest "
                 f"one is {nearest(name, cells[0].columns)}."
             )
-    found = sum(
+    if not any(
         all(cell.columns[name] == value for name, value in given.baseline.items()) for cell in cells
-    )
-    if found != 1:
+    ):
         at = next(iter(given.baseline.at.values()), f"{where}: baseline")
-        raise ConfigError(f"{at}: {found} cells are so; say which one is the baseline.")
+        raise ConfigError(f"{at}: no cell is so; give values of the axes.")

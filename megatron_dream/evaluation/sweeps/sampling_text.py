@@ -24,24 +24,30 @@ def paragraph(
         return "Nothing is measured."
     grid = [row for row in settings if row.get("arm") == row.get("model")]
     namer = _Namer(grid, axes)
-    baseline = next((row for row in settings if row.get("is_baseline") == "yes"), None)
+    baselines = [row for row in settings if row.get("is_baseline") == "yes"]
+    baseline = baselines[0] if baselines else None
     first = settings[0]
     drawn = max(int(figure(row, "samples")) for row in settings)
     told = [
         f"{len(settings)} settings answered {first['tasks']} tasks of {benchmark}, "
         f"{drawn} {'answer' if drawn == 1 else 'answers'} a task; intervals are of 95%, over tasks."
     ]
-    if baseline is not None:
-        of = listed([f"{name} {estimate(baseline, name, percent=True)}" for name in scores])
-        told.append(f"The baseline, {namer(baseline)}, has {of}.")
+    if len(baselines) > 1:
+        told.append(
+            "Each is compared with the baseline that has its own values of the other axes. The baselines:"
+        )
+    for row in baselines:
+        of = listed([f"{name} {estimate(row, name, percent=True)}" for name in scores])
+        begin = "The baseline, " if len(baselines) == 1 else ""
+        told.append(f"{begin}{namer(row)}, has {of}{'.' if row is baselines[-1] else ';'}")
     ends = list(dict.fromkeys((scores[0], scores[-1])))  # the table has those between
     for name in ends:
-        told.append(_best(settings, baseline, name, namer))
+        told.append(_best(settings, baselines, name, namer))
     told += [text for axis in axes if (text := _spread(grid, axis, ends))]
-    if baseline is not None:
+    if baseline is not None and len(baselines) == 1:
         told.append(_cheapest(settings, baseline, scores[0], namer))
     told += _chosen(rows, baseline)
-    told.append(_chance(len(settings), baseline is not None, len(ends)))
+    told.append(_chance(len(settings), len(baselines), len(ends)))
     return " ".join(text for text in told if text)
 
 
@@ -59,25 +65,26 @@ class _Namer:
         return setting(row, columns) or str(row.get("model"))
 
 
-def _best(rows: Sequence[Row], baseline: Row | None, name: str, namer: _Namer) -> str:
+def _best(rows: Sequence[Row], baselines: Sequence[Row], name: str, namer: _Namer) -> str:
     """The setting with the highest score, and how many differ from the baseline."""
     column = f"{name}_minus_baseline"
     best = max(rows, key=lambda row: figure(row, name))
     ties = sum(figure(row, name) == figure(best, name) for row in rows)
     text = f"The highest {name} is {estimate(best, name, percent=True)}, with {namer(best)}"
     text += f" and {ties - 1} more" if ties > 1 else ""
-    others = [row for row in rows if row is not baseline and has(row, column)]
-    if baseline is None or not others:
+    others = [row for row in rows if row.get("is_baseline") == "no" and has(row, column)]
+    if not baselines or not others:
         return f"{text}."
-    is_baseline = figure(best, name) == figure(baseline, name)
+    is_baseline = figure(best, name) == max(figure(row, name) for row in baselines)
     text += ", no higher than the baseline." if is_baseline else (
         f"; against the baseline on the same tasks: {difference(best, column, percent=True)}."
     )  # fmt: skip
     above = sum(is_shown(row, column) and figure(row, column) > 0 for row in others)
     below = sum(is_shown(row, column) and figure(row, column) < 0 for row in others)
     rest = len(others) - above - below
+    whose = "the" if len(baselines) == 1 else "their"
     return (
-        f"{text} Of the {len(others)} other settings {above} lie above the baseline in {name}, {below} "
+        f"{text} Of the {len(others)} other settings {above} lie above {whose} baseline in {name}, {below} "
         f"below, and for {rest} no difference is shown."
     )
 
@@ -151,10 +158,10 @@ def _chosen(rows: Sequence[Row], baseline: Row | None) -> list[str]:
     return told
 
 
-def _chance(num_settings: int, has_baseline: bool, num_scores: int) -> str:
+def _chance(num_settings: int, num_baselines: int, num_scores: int) -> str:
     """What is to be expected of so many comparisons."""
-    comparisons = (num_settings - 1) * num_scores
-    if not has_baseline or comparisons < 2:
+    comparisons = (num_settings - num_baselines) * num_scores
+    if not num_baselines or comparisons < 2:
         return ""
     return (
         "The highest of several settings is chosen on the tasks that it is scored on, so its figure is "

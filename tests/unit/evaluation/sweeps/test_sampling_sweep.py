@@ -152,7 +152,7 @@ def test_the_grid_and_the_arms(folder):
         ("{max_new_tokens: 8}", "{max_new_tokens: 8, early_end: 1}", "settings.early_end is 1; give true or"),
         ("{max_new_tokens: 8}", "{max_new_tokens: 8, seed: 1}", "give seed of the sweep"),
         ("{label: 0, pad_penalty: 0}", "{label: 0, temperature: 0}", "temperature is set by the axes"),
-        ("{temperature: 0.1, penalty: 0}", "{temperature: 0.1}", "baseline.temperature: 2 cells are so"),
+        ("{temperature: 0.1, penalty: 0}", "{temperature: 0.2}", "baseline.temperature: no cell is so"),
         ("{temperature: 0.1, penalty: 0}", "{temp: 0.1}", "the nearest one is temperature"),
         ("{temperature: 0.5}", "{steps: 4}", "steps has no say for model ar"),
         ("k: [1, 2]", "k: [1, 9]", "k has 9 with 4 samples"),
@@ -332,3 +332,26 @@ def test_the_paragraph_does_not_praise_what_is_not_there():
     assert "No setting has fewer FLOPs" in text
     without = [made_row(0.1, 0.2), made_row(0.4, 0.3)]  # of a report that is not finished
     assert "baseline" not in paragraph(without, "toy", ["temperature"], ["pass@1"])
+
+
+def test_an_axis_that_the_baseline_leaves_out_is_compared_at_like_values(folder):
+    """Also the paragraph names every baseline, and counts them as no comparison."""
+    path = folder / "some.yaml"
+    path.write_text(
+        YAML.format(folder=folder).replace("{temperature: 0.1, penalty: 0}", "{penalty: 0}")
+    )
+    sweep = read_sweep(path)
+    passed = {(0.1, 0): 1.0, (1.0, 0): 0.0, (0.1, 1e-3): 0.5, (1.0, 1e-3): 0.5}
+    rows = [
+        {"arm": "made_up", "model": "made_up", "temperature": t, "penalty": p, "tasks": 24, "samples": 4,
+         "best_of": None, "flops": 1.0, "seconds": 1.0, "pass@1": value, "pass@2": value,
+         "_tasks": json.dumps({f"pass@{k}": {str(n): value for n in range(24)} for k in (1, 2)})}
+        for (t, p), value in passed.items()
+    ]  # fmt: skip
+    summary = sweep.kind.summary(rows)
+    assert [row["is_baseline"] for row in summary] == ["yes", "yes", "no", "no"]
+    assert [row["pass@1_minus_baseline"] for row in summary] == [0, 0, -0.5, 0.5]
+    text = sweep.kind.paragraph(summary)
+    assert "temperature 0.1, penalty 0, has" in text and "temperature 1, penalty 0, has" in text
+    assert "Of the 2 other settings 1 lie above their baseline in pass@1, 1 below" in text
+    assert "of 4 differences" in text
