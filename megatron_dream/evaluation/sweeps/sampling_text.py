@@ -32,14 +32,11 @@ def paragraph(
         f"{len(settings)} settings answered {first['tasks']} tasks of {benchmark}, "
         f"{drawn} {'answer' if drawn == 1 else 'answers'} a task; intervals are of 95%, over tasks."
     ]
-    if len(baselines) > 1:
-        told.append(
-            "Each is compared with the baseline that has its own values of the other axes. The baselines:"
-        )
-    for row in baselines:
-        of = listed([f"{name} {estimate(row, name, percent=True)}" for name in scores])
-        begin = "The baseline, " if len(baselines) == 1 else ""
-        told.append(f"{begin}{namer(row)}, has {of}{'.' if row is baselines[-1] else ';'}")
+    if len(baselines) == 1:
+        of = listed([f"{name} {estimate(baselines[0], name, percent=True)}" for name in scores])
+        told.append(f"The baseline, {namer(baselines[0])}, has {of}.")
+    elif baselines:
+        told.append(_several_baselines(baselines, scores[0], namer))
     ends = list(dict.fromkeys((scores[0], scores[-1])))  # the table has those between
     for name in ends:
         told.append(_best(settings, baselines, name, namer))
@@ -75,10 +72,18 @@ def _best(rows: Sequence[Row], baselines: Sequence[Row], name: str, namer: _Name
     others = [row for row in rows if row.get("is_baseline") == "no" and has(row, column)]
     if not baselines or not others:
         return f"{text}."
-    is_baseline = figure(best, name) == max(figure(row, name) for row in baselines)
-    text += ", no higher than the baseline." if is_baseline else (
-        f"; against the baseline on the same tasks: {difference(best, column, percent=True)}."
-    )  # fmt: skip
+    if len(baselines) > 1:
+        top = max(others, key=lambda row: figure(row, column))
+        text += (
+            f". The largest gain over its own baseline, on the same tasks, has {namer(top)}: "
+            f"{difference(top, column, percent=True)}."
+        )
+    elif figure(best, name) == figure(baselines[0], name):
+        text += ", no higher than the baseline."
+    else:
+        text += (
+            f"; against the baseline on the same tasks: {difference(best, column, percent=True)}."
+        )
     above = sum(is_shown(row, column) and figure(row, column) > 0 for row in others)
     below = sum(is_shown(row, column) and figure(row, column) < 0 for row in others)
     rest = len(others) - above - below
@@ -86,6 +91,16 @@ def _best(rows: Sequence[Row], baselines: Sequence[Row], name: str, namer: _Name
     return (
         f"{text} Of the {len(others)} other settings {above} lie above {whose} baseline in {name}, {below} "
         f"below, and for {rest} no difference is shown."
+    )
+
+
+def _several_baselines(baselines: Sequence[Row], name: str, namer: _Namer) -> str:
+    """How far those lie apart that settings are compared with."""
+    low, high = (end(baselines, key=lambda row: figure(row, name)) for end in (min, max))
+    return (
+        f"Each is compared with the baseline that has its own values of the other axes; the {len(baselines)} "
+        f"baselines have a {name} from {estimate(low, name, percent=True)}, with {namer(low)}, to "
+        f"{estimate(high, name, percent=True)}, with {namer(high)}."
     )
 
 

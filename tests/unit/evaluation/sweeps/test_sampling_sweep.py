@@ -352,6 +352,7 @@ def test_an_axis_that_the_baseline_leaves_out_is_compared_at_like_values(folder)
     assert [row["is_baseline"] for row in summary] == ["yes", "yes", "no", "no"]
     assert [row["pass@1_minus_baseline"] for row in summary] == [0, 0, -0.5, 0.5]
     text = sweep.kind.paragraph(summary)
-    assert "temperature 0.1, penalty 0, has" in text and "temperature 1, penalty 0, has" in text
+    assert "2 baselines have a pass@1 from 0.0%, with temperature 1, penalty 0, to 100.0%" in text
+    assert "has temperature 1, penalty 0.001: 50 points above (50 to 50)" in text
     assert "Of the 2 other settings 1 lie above their baseline in pass@1, 1 below" in text
     assert "of 4 differences" in text
