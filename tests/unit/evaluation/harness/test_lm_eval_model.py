@@ -91,9 +91,11 @@ def test_pairs_are_lm_evals_own(model: Any) -> None:
 
 def test_pairs_beside_lm_evals_code(model: Any) -> None:
     """The code that lm_eval's own models run, over our tokenizer."""
-    api = pytest.importorskip("lm_eval.api.model", reason="needs lm_eval: docs/evaluation.md")
+    api = pytest.importorskip(
+        "lm_eval.api.model", reason="lm_eval is in the overlay environment alone"
+    )
     if not hasattr(api, "TemplateLM"):
-        pytest.skip("needs lm_eval: docs/evaluation.md")
+        pytest.skip("lm_eval is in the overlay environment alone")
     theirs = SimpleNamespace(backend="causal", tok_encode=model._context)
     for context, continuation in (("ad", "ef"), ("ad ", "ef"), ("ab", "cd"), ("ab\n\n", " cd")):
         found = api.TemplateLM._encode_pair(theirs, context, continuation)
