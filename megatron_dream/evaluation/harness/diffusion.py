@@ -154,9 +154,9 @@ class DiffusionModel(Model):
         steps = history.steps[is_mine].unique()
         opened = history.opened_step[number, begin : begin + len(response)].tolist()
         columns = output.num_columns / len(rows)
-        canvas = end - begin
-        # masks left, half of the canvas on average, get logits in each of the row's passes
-        flops = forward_flops(self.shape, columns, len(sequence), len(steps) * (canvas + 1) / 2)
+        # masks left of the block, half of it on average, get logits in each of the row's passes
+        block = min(config.block_length or end - begin, end - begin)
+        flops = forward_flops(self.shape, columns, len(sequence), len(steps) * (block + 1) / 2)
         return Made(text, len(response), len(steps), columns, flops, tuple(opened))
 
     def _grown(self, rows: Sequence[Row], seeds: Sequence[int], settings: Settings) -> list[Made]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import itertools
+import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-SETS = 200  # of n answers that are drawn where there are more than n
+ALL_SETS = 10_000  # of n answers that are all looked at
+SETS = 1_000  # that are drawn where there are more
 
 
 def program_key(program: str) -> str:
@@ -31,7 +34,7 @@ def chosen_by_majority(keys: Sequence[str]) -> int:
 
 
 def majority_score(keys: Sequence[str], passed: Sequence[bool], n: int, task: str) -> float:
-    """How often the choice among n answers passes.
+    """How often the choice among n answers passes: over all sets of n, or over some drawn where they are many.
 
     Args:
         keys: of each answer's program.
@@ -39,12 +42,17 @@ def majority_score(keys: Sequence[str], passed: Sequence[bool], n: int, task: st
         n: answers of which one is chosen, at most those that there are.
         task: its name, the seed of the sets that are drawn.
     """
-    if n == len(keys):
-        return float(passed[chosen_by_majority(keys)])
+    sets = list(_sets(len(keys), n, task))
+    hits = sum(
+        passed[places[chosen_by_majority([keys[place] for place in places])]] for places in sets
+    )
+    return hits / len(sets)
+
+
+def _sets(count: int, n: int, task: str) -> Iterable[Sequence[int]]:
+    """Places of n answers each, in the order in which the answers came."""
+    if math.comb(count, n) <= ALL_SETS:
+        return itertools.combinations(range(count), n)
     seed = int.from_bytes(hashlib.sha256(f"{task}/{n}".encode()).digest()[:8], "little")
     draw = random.Random(seed)
-    hits = 0
-    for _ in range(SETS):
-        places = sorted(draw.sample(range(len(keys)), n))
-        hits += passed[places[chosen_by_majority([keys[place] for place in places])]]
-    return hits / SETS
+    return [sorted(draw.sample(range(count), n)) for _ in range(SETS)]

@@ -283,9 +283,10 @@ def test_the_majority_chooses():
     keys, passed = ["w", "r", "r", "v"], [False, True, True, False]
     assert majority_score(keys, passed, 4, "t") == 1.0
     # of 6 pairs {r, r} chooses r, {w, .} w, {r, v} r: 3 of 6
-    assert majority_score(keys, passed, 2, "t") == pytest.approx(3 / 6, abs=0.12)
-    assert majority_score(keys, passed, 1, "t") == pytest.approx(2 / 4, abs=0.12)
-    assert majority_score(keys, passed, 2, "t") == majority_score(keys, passed, 2, "t")
+    assert majority_score(keys, passed, 2, "t") == pytest.approx(3 / 6)
+    assert majority_score(keys, passed, 1, "t") == pytest.approx(2 / 4)
+    many, right = keys * 10, passed * 10  # too many sets of 20: some are drawn, by the task's name
+    assert 0 < majority_score(many, right, 20, "t") == majority_score(many, right, 20, "t") <= 1
 
 
 def made_row(temperature, value, difference=None, flops=10.0, **more):
