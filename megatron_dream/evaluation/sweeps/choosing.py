@@ -34,7 +34,7 @@ def chosen_by_majority(keys: Sequence[str]) -> int:
 
 
 def majority_score(keys: Sequence[str], passed: Sequence[bool], n: int, task: str) -> float:
-    """How often the choice among n answers passes: over all sets of n, or over drawn ones where they are many.
+    """How often the choice among n answers passes: over all sets of n, or over some where they are many.
 
     Args:
         keys: of each answer's program.
